@@ -1,0 +1,21 @@
+/* Clocks; see clock.h. */
+#include "base/clock.h"
+
+#include <time.h>
+
+int64_t clock_mono_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int64_t clock_mono_ms(void) { return clock_mono_ns() / 1000000; }
+
+int64_t clock_wall_s(void) { return (int64_t)time(NULL); }
+
+int clock_left_ms(int64_t deadline_ms) {
+    int64_t left = deadline_ms - clock_mono_ms();
+    if (left < 0)
+        return 0;
+    return left > INT32_MAX ? INT32_MAX : (int)left;
+}

@@ -1,0 +1,67 @@
+/*
+ * Every command's options, from one table (options.c): name, aliases, argument, default, one line of help, group.
+ * Parsing, `--help` and the manual page all come from that table. Booleans also as --no-NAME; "--name value" and
+ * "--name=value"; underscores read as dashes; an unknown flag is an error that suggests the nearest name; a flag of
+ * vLLM that makes no sense here is accepted with one line of warning.
+ */
+#ifndef CMD_OPTIONS_H
+#define CMD_OPTIONS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+enum { OPTIONS_MAX_LIST = 16 };
+
+struct options_list {
+    const char *items[OPTIONS_MAX_LIST + 1]; /* NULL-terminated */
+    int n;
+};
+
+/* Fields are named after the flags; strings point into argv or into a file read by --config and live as long as the options. */
+struct options {
+    const char *model;
+    /* model */
+    struct options_list served_model_name;
+    const char *tokenizer, *revision, *download_dir, *load_format, *dtype, *quantization, *kv_cache_dtype, *chat_template, *generation_config;
+    json_t *hf_overrides, *override_generation_config;
+    int64_t max_model_len; /* 0: from the model */
+    uint64_t seed;
+    bool trust_remote_code, enforce_eager;
+    /* server */
+    const char *host, *uds, *root_path, *ssl_keyfile, *ssl_certfile, *ssl_ca_certs, *response_role, *log_level;
+    int64_t port;
+    struct options_list api_key, allowed_origins;
+    bool enable_log_requests, disable_log_stats;
+    int64_t max_log_len, shutdown_timeout_s, stream_interval, max_logprobs;
+    /* scheduler and cache */
+    int64_t max_num_seqs, max_num_batched_tokens, block_size, kv_cache_memory_bytes, num_gpu_blocks_override, max_num_queued_reqs;
+    double gpu_memory_utilization;
+    bool enable_chunked_prefill, enable_prefix_caching;
+    const char *scheduling_policy;
+    /* parallelism and placement */
+    int64_t tensor_parallel_size, pipeline_parallel_size, data_parallel_size;
+    bool enable_expert_parallel, headless, numa_bind;
+    const char *distributed_executor_backend, *pipeline_layers, *master_addr, *interface, *ray_address;
+    int64_t nnodes, node_rank, master_port, distributed_timeout_s;
+    bool ray_ship_binary;
+    /* compute */
+    int64_t threads; /* per rank; 0: all CPUs shared evenly */
+    const char *cpu_max;
+    /* worker (internal) */
+    const char *driver;
+    int64_t slot;
+};
+
+enum options_command { OPTIONS_SERVE, OPTIONS_WORKER };
+
+/* Fills defaults, then --config FILE (YAML of "flag: value" lines, as vLLM's), then argv. argv[0] is the command's first argument. */
+int options_parse(enum options_command command, int argc, char *const *argv, struct options *ret, struct err *err);
+void options_finish(struct options *options);
+/* Prints the help, or the roff source of the manual page, to stdout. */
+void options_print_help(enum options_command command);
+void options_print_man(void);
+
+#endif

@@ -1,0 +1,108 @@
+/*
+ * The engine: one thread that owns all sequence state, plans each step (sched), lets the ranks compute it (exec)
+ * and hands out tokens. Others submit requests and read events from bounded streams; tokens here are numbers, text
+ * is the caller's affair.
+ *
+ * engine_submit and the stream calls may be made by any thread; one stream is read by one thread at a time.
+ */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct engine;
+struct engine_stream;
+
+enum { ENGINE_MAX_TOP_LOGPROBS = 20, ENGINE_MAX_STOP_IDS = 64, ENGINE_MAX_BIAS = 300 };
+
+struct engine_bias {
+    int32_t token;
+    float bias;
+};
+
+struct engine_sampling {
+    float temperature;    /* 0: greedy */
+    float top_p;          /* (0, 1] */
+    float min_p;          /* [0, 1] */
+    int top_k;            /* 0: all */
+    float presence_penalty, frequency_penalty; /* [-2, 2], 0: none */
+    float repetition_penalty;                  /* > 0, 1: none */
+    uint64_t seed;        /* always set: the API draws one when the request has none */
+    int max_tokens;       /* ≥ 1 (0 only with prompt logprobs or echo: the prompt is computed, nothing generated) */
+    int min_tokens;       /* EOS and stop ids are masked before */
+    bool ignore_eos;
+    int32_t stop_ids[ENGINE_MAX_STOP_IDS]; /* besides the model's EOS */
+    int n_stop_ids;
+    int n_logprobs;       /* -1: none, 0: of the chosen token, k: also of the k best */
+    int n_prompt_logprobs; /* likewise for each prompt token */
+    struct engine_bias bias[ENGINE_MAX_BIAS];
+    int n_bias;
+};
+
+struct engine_request {
+    const int32_t *prompt; /* copied */
+    int n_prompt;          /* ≥ 1 */
+    int n_choices;         /* n: that many continuations; choice i samples with seed + i */
+    int priority;          /* lower goes first with --scheduling-policy priority */
+    const struct engine_sampling *sampling;
+};
+
+struct engine_logprobs {
+    float logprob;         /* of the token itself */
+    int rank;              /* 1: the most likely */
+    int n_top;
+    int32_t top_ids[ENGINE_MAX_TOP_LOGPROBS]; /* best first */
+    float top_logprobs[ENGINE_MAX_TOP_LOGPROBS];
+};
+
+enum engine_event_type {
+    ENGINE_EVENT_PROMPT, /* logprobs of prompt token `index` (from 1 on; the first has none), when asked for */
+    ENGINE_EVENT_TOKEN,  /* one generated token */
+    ENGINE_EVENT_FINISH  /* the choice has ended; no more events of it */
+};
+enum engine_finish { ENGINE_FINISH_STOP, ENGINE_FINISH_LENGTH, ENGINE_FINISH_ABORT, ENGINE_FINISH_ERROR };
+
+struct engine_event {
+    enum engine_event_type type;
+    int request, choice;   /* index in the submitted list; choice within the request */
+    int32_t token;         /* PROMPT, TOKEN */
+    int index;             /* PROMPT: position in the prompt */
+    bool has_logprobs;
+    struct engine_logprobs logprobs;
+    enum engine_finish finish;
+    int32_t stop_token;    /* FINISH_STOP: the EOS or stop id that ended it (it was not emitted as TOKEN), else -1 */
+    bool stop_is_eos;
+    int n_cached;          /* FINISH: prompt tokens that came from the prefix cache */
+};
+
+/*
+ * All or nothing. ERR_INVALID: a request can never fit (with the numbers); ERR_LIMIT: the queue is full (answer 503);
+ * ERR_PEER: the engine is dead (answer 500), err says why.
+ */
+int engine_submit(struct engine *engine, const struct engine_request *requests, int n_requests, struct engine_stream **ret, struct err *err);
+/* Waits at most timeout_ms. 1: *ret is an event; 0: nothing yet; -1: every choice has finished and was read; -2: the engine failed, err says why. */
+int engine_stream_next(struct engine_stream *stream, int timeout_ms, struct engine_event *ret, struct err *err);
+/* Ends one choice early (a stop string was found): its FINISH (ABORT) follows. */
+void engine_stream_cancel(struct engine_stream *stream, int request, int choice);
+/* Cancels what still runs and frees. Accepts NULL. */
+void engine_stream_close(struct engine_stream *stream);
+
+struct engine_stats {
+    int n_running, n_waiting;
+    double kv_usage;           /* 0 to 1 */
+    int n_blocks, block_size;
+    uint64_t prompt_tokens, generation_tokens, preemptions;
+    uint64_t prefix_queries, prefix_hits; /* tokens */
+    uint64_t finished[4];      /* by enum engine_finish */
+    uint64_t steps;
+    uint64_t dropped_connections;
+    double step_seconds_sum, driver_seconds_sum;
+};
+void engine_stats_read(struct engine *engine, struct engine_stats *ret);
+/* NULL while healthy, else why the engine is dead. */
+const char *engine_failure(struct engine *engine);
+
+#endif

@@ -1,0 +1,40 @@
+/*
+ * A small blocking HTTP client over libcurl: one call, one answer. Any thread; each call has its own handle.
+ */
+#ifndef HTTP_CLIENT_H
+#define HTTP_CLIENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+struct http_call {
+    const char *method;         /* "GET", "POST", "PUT", "DELETE", "HEAD" */
+    const char *url;
+    const char *const *headers; /* "Name: value" …, NULL-terminated, or NULL */
+    const void *body;           /* or NULL */
+    size_t body_bytes;
+    int connect_timeout_ms;     /* 0: 10 s */
+    int timeout_ms;             /* whole call; 0: none, then a stall of 60 s below 1 byte/s ends it */
+    int follow_redirects;       /* Authorization is not sent on to another host */
+    /* Body sink. When NULL the body is appended to ret->body. Returns 0 to go on, nonzero to abort. */
+    int (*sink)(void *ctx, const void *bytes, size_t len_bytes);
+    void *sink_ctx;
+};
+
+struct http_answer {
+    int status;         /* HTTP status of the last response */
+    struct buf body;    /* initialise with buf_init before the call; its limit is the limit on the answer */
+    struct buf headers; /* likewise: raw header lines of the last response */
+};
+
+/* Once per process, before threads start. */
+int http_client_setup(struct err *err);
+/* 0 when an HTTP status was received, whatever it is; -1 when there was no answer (err says host, port and why). */
+int http_client_call(const struct http_call *call, struct http_answer *ret, struct err *err);
+/* Value of a header of the answer into ret_value (cut to size), or -1 when absent. */
+int http_client_header(const struct http_answer *answer, const char *name, char *ret_value, size_t size_bytes);
+
+#endif

@@ -1,0 +1,77 @@
+/*
+ * Packed weight matrices and the product with activations: the one operation that decides the speed.
+ *
+ * A matrix [n_rows, n_cols] (row = output feature) is packed once at load into panels of KERNELS_PANEL_ROWS rows;
+ * inside a panel the rows are interleaved in the order in which the kernels read them, so that one broadcast of
+ * activations serves all rows of the panel and nothing is summed horizontally. The layout is the same for every
+ * instruction set; it is private to src/kernels.
+ *
+ * Nothing here allocates or takes locks; ranges of panels can be worked on by different threads at once.
+ */
+#ifndef KERNELS_MATRIX_H
+#define KERNELS_MATRIX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+
+enum { KERNELS_PANEL_ROWS = 16, KERNELS_GROUP = 32 /* activations that share one int8 scale */ };
+
+struct kernels_matrix {
+    enum dtype dtype; /* format of the weights; decides which activations are read */
+    int n_rows, n_cols;
+    int n_panels;       /* ceil(n_rows / KERNELS_PANEL_ROWS); rows past n_rows are zero */
+    size_t panel_bytes; /* multiple of 64 */
+    uint8_t *data;      /* n_panels · panel_bytes, 64-byte aligned, owned by whoever set it */
+};
+
+/* Fills everything but data (NULL). n_cols must be a multiple of the dtype's block. Returns n_panels · panel_bytes. */
+size_t kernels_matrix_init(struct kernels_matrix *matrix, enum dtype dtype, int n_rows, int n_cols);
+
+/*
+ * Packs one panel from rows in file format: src holds n_src_rows (1 to 16) rows of row_stride_bytes each, starting
+ * with row panel · 16 of the matrix. Missing rows become zero.
+ */
+void kernels_matrix_pack_panel(struct kernels_matrix *matrix, int panel, const void *src, size_t row_stride_bytes, int n_src_rows);
+
+/* Writes row `row` as n_cols floats: for embedding look-ups in a packed matrix. */
+void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, float *ret_row);
+
+/* Bytes of packed weights that one pass over the matrix reads. */
+size_t kernels_matrix_bytes(const struct kernels_matrix *matrix);
+
+/*
+ * Activations of n_tokens, [n_tokens, n_cols]. `f32` is always set by the caller; the int8 form is filled by
+ * kernels_acts_quantize for the block formats: q = round(x / scale), scale = max|x| / 127 per KERNELS_GROUP columns.
+ */
+struct kernels_acts {
+    int n_cols;
+    int stride_cols;   /* floats from one token to the next in f32 */
+    const float *f32;  /* [n_tokens, stride_cols] */
+    int8_t *q;         /* [n_tokens, n_cols] */
+    float *scales;     /* [n_tokens, n_cols / 32] */
+    int32_t *sums;     /* [n_tokens, n_cols / 16]: sum of q over each half group */
+};
+
+/* 1 when products with this dtype read the int8 form. */
+int kernels_dtype_reads_int8(enum dtype dtype);
+/* Bytes that q, scales and sums take for n_tokens (one block, each part 64-byte aligned). */
+size_t kernels_acts_bytes(int n_tokens, int n_cols);
+/* Points q, scales and sums into `memory` (64-byte aligned, kernels_acts_bytes). */
+void kernels_acts_place(struct kernels_acts *acts, int n_tokens, void *memory);
+/* Quantises tokens [token_begin, token_end). n_cols must be a multiple of KERNELS_GROUP. */
+void kernels_acts_quantize(struct kernels_acts *acts, int token_begin, int token_end);
+
+/* Scratch that each thread needs for kernels_matmul, whatever the shape. 64-byte aligned. */
+enum { KERNELS_SCRATCH_BYTES = 256 * 1024 };
+
+/*
+ * out[t, r] = Σ_c W[r, c] · x[t, c] for all tokens t in [0, n_tokens) and the rows of panels [panel_begin, panel_end).
+ * out: [n_tokens, out_stride] floats, written only at columns r < n_rows. The value of out[t, r] depends neither on
+ * n_tokens nor on the panel range (batch invariance).
+ */
+void kernels_matmul(const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out, int out_stride,
+                    int panel_begin, int panel_end, void *scratch);
+
+#endif

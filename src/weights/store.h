@@ -1,0 +1,62 @@
+/*
+ * The tensors of a model on disk: a folder of safetensors (one file, or many with an index), one safetensors file,
+ * or a GGUF file. Opening reads headers only; data is read with pread into the caller's memory, never mapped, so
+ * that a process holds one copy of its weights.
+ *
+ * A store is immutable after opening: any number of threads may read from it at once.
+ */
+#ifndef WEIGHTS_STORE_H
+#define WEIGHTS_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/err.h"
+
+enum { WEIGHTS_MAX_DIMS = 4, WEIGHTS_NAME_BYTES = 160 };
+
+struct weights_tensor {
+    char name[WEIGHTS_NAME_BYTES];
+    enum dtype dtype;
+    int n_dims;
+    int64_t dims[WEIGHTS_MAX_DIMS]; /* outermost first: a matrix is [rows, cols], stacked experts [experts, rows, cols] */
+    int file;                       /* which file of the store */
+    uint64_t offset;                /* of the data in that file */
+    uint64_t len_bytes;
+};
+
+struct weights_store;
+struct weights_gguf; /* weights/gguf.h */
+
+/* path: a folder, a .safetensors or a .gguf file. */
+int weights_store_open(const char *path, struct weights_store **ret_store, struct err *err);
+void weights_store_close(struct weights_store *store); /* accepts NULL */
+
+int weights_store_count(const struct weights_store *store);
+const struct weights_tensor *weights_store_at(const struct weights_store *store, int index);
+/* NULL when there is none of that name. */
+const struct weights_tensor *weights_store_find(const struct weights_store *store, const char *name);
+/* The GGUF metadata, or NULL for safetensors. Owned by the store. */
+const struct weights_gguf *weights_store_gguf(const struct weights_store *store);
+/* Sum of all tensors' bytes. */
+uint64_t weights_store_bytes(const struct weights_store *store);
+
+/*
+ * Reads rows [row_begin, row_begin + n_rows) and columns [col_begin, col_begin + n_cols) of a tensor seen as a
+ * matrix [dims[0] · … · dims[n-2], dims[n-1]] into dst, densely packed, in the file's format. Columns must be whole
+ * blocks. One pread for full rows, one per row otherwise. Blocks.
+ */
+int weights_store_read(const struct weights_store *store, const struct weights_tensor *tensor, int64_t row_begin, int64_t n_rows,
+                       int64_t col_begin, int64_t n_cols, void *dst, struct err *err);
+/* Bytes read so far by weights_store_read on this store, all threads together. */
+uint64_t weights_store_bytes_read(const struct weights_store *store);
+
+/*
+ * 16 hex digits and NUL: a hash over every tensor's name, format, shape and place, the sizes of the files and a
+ * sample of their bytes. The same model copied to another node has the same one. Blocks.
+ */
+int weights_store_fingerprint(const struct weights_store *store, char ret_hex[17], struct err *err);
+
+#endif
