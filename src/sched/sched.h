@@ -1,0 +1,98 @@
+/*
+ * The scheduler: which sequences compute which tokens in the next step. Pure logic: no I/O, no clock, no threads; the
+ * same calls give the same plans. Owned by the engine thread.
+ *
+ * A sequence is WAITING (no slot, no blocks), RUNNING (a slot, blocks for what is computed) or DONE. Its tokens
+ * [0, n_scheduled) have been put into steps; it can be scheduled whenever n_scheduled < n_tokens. A step that reaches
+ * the last known token samples the next one, which comes back through sched_seq_append. So prompts in chunks, decode
+ * and recomputation after preemption are one rule.
+ *
+ * Steps may overlap (pipeline stages). Every rank computes steps in the order in which they were planned, so blocks and
+ * slots can be given to another sequence as soon as their owner leaves, while a step that reads them is under way.
+ */
+#ifndef SCHED_SCHED_H
+#define SCHED_SCHED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+enum sched_policy { SCHED_FCFS, SCHED_PRIORITY };
+
+struct sched_opts {
+    int max_seqs;        /* slots: most RUNNING sequences */
+    int max_step_tokens; /* token budget of a step */
+    int max_model_len;   /* most tokens of a sequence */
+    int block_size;      /* tokens in a KV block */
+    int n_blocks;
+    int n_stages;        /* steps that should be under way at once: ready sequences are spread over them */
+    enum sched_policy policy;
+};
+
+enum sched_state { SCHED_WAITING, SCHED_RUNNING, SCHED_DONE };
+
+/* Read by the engine, written by the scheduler alone. */
+struct sched_seq {
+    void *owner;          /* the engine's, untouched */
+    enum sched_state state;
+    int priority;         /* lower first, with SCHED_PRIORITY */
+    uint64_t number;      /* order of arrival */
+    int32_t *tokens;      /* [cap_tokens] prompt, then what was generated */
+    int n_tokens, n_prompt, cap_tokens;
+    int n_scheduled;      /* tokens that were put into steps since the last admission */
+    int n_awaited;        /* samples asked for that have not come back */
+    int slot;             /* RUNNING: its slot on the ranks, else -1 */
+    int32_t *blocks;      /* [n_blocks] block table, covers the scheduled tokens */
+    int n_blocks, cap_blocks;
+    int n_preemptions;
+    bool fresh;           /* admitted, but in no step yet: the ranks know nothing of it */
+    struct sched_seq *prev, *next; /* in the waiting or the running list */
+};
+
+struct sched;
+
+int sched_create(const struct sched_opts *opts, struct sched **ret, struct err *err);
+void sched_destroy(struct sched *sched); /* frees all sequences; accepts NULL */
+
+/*
+ * Takes a new sequence of n_prompt ≥ 1 tokens (copied) that will never grow past max_tokens in all. ERR_INVALID, with the
+ * numbers, when it can never fit.
+ */
+int sched_seq_add(struct sched *sched, const int32_t *prompt, int n_prompt, int max_tokens, int priority, void *owner, struct sched_seq **ret,
+                  struct err *err);
+/* The sampled token of a step that had `samples` set for this sequence. Nothing happens to a DONE one but the count. */
+void sched_seq_append(struct sched *sched, struct sched_seq *seq, int32_t token);
+/* Ends a sequence in any state: slot and blocks are free at once. */
+void sched_seq_end(struct sched *sched, struct sched_seq *seq);
+/* True when DONE and no sample is awaited: sched_seq_free may be called. */
+bool sched_seq_idle(const struct sched_seq *seq);
+void sched_seq_free(struct sched *sched, struct sched_seq *seq);
+
+/* One sequence's part of a planned step. */
+struct sched_entry {
+    struct sched_seq *seq;
+    int slot;
+    bool fresh;           /* first entry since admission: the ranks forget what the slot held */
+    int position;         /* of the first token */
+    int n_tokens;         /* tokens [position, position + n_tokens) of seq->tokens */
+    int first_new_block;  /* blocks [first_new_block, n_blocks) of seq->blocks are new to the ranks */
+    int n_blocks;
+    bool samples;         /* reaches the last known token: the next one is sampled */
+};
+
+struct sched_plan {
+    struct sched_entry *entries; /* owned by the scheduler, valid until the next plan */
+    int n_entries;
+    int n_tokens;
+};
+
+/* Plans the next step. False when nothing can be computed now. */
+bool sched_plan_next(struct sched *sched, struct sched_plan *ret);
+
+int sched_n_running(const struct sched *sched);
+int sched_n_waiting(const struct sched *sched);
+int sched_n_free_blocks(const struct sched *sched);
+uint64_t sched_n_preemptions(const struct sched *sched);
+
+#endif
