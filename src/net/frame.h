@@ -31,6 +31,8 @@ enum net_frame_type {
 
 /* The greatest body that a frame of this type may have. */
 size_t net_frame_limit(enum net_frame_type type);
+/* "HELLO", …, "unknown": never NULL. */
+const char *net_frame_name(enum net_frame_type type);
 
 /* Writes header and body. Blocks until the deadline. */
 int net_frame_send(int fd, enum net_frame_type type, const void *body, size_t len_bytes, int64_t deadline_ms, struct err *err);
@@ -38,5 +40,11 @@ int net_frame_send(int fd, enum net_frame_type type, const void *body, size_t le
 int net_frame_recv(int fd, enum net_frame_type *ret_type, struct buf *body, int64_t deadline_ms, struct err *err);
 /* Reads one frame that must be of this type and length, straight into dst. */
 int net_frame_recv_into(int fd, enum net_frame_type type, void *dst, size_t len_bytes, int64_t deadline_ms, struct err *err);
+
+/* The header without the socket, for whoever moves the bytes by himself. decode: ERR_PEER for anything but a header of this version within its limit. */
+enum { NET_FRAME_HEADER_BYTES = 16 };
+
+void net_frame_header_encode(enum net_frame_type type, size_t len_bytes, uint8_t ret_header[NET_FRAME_HEADER_BYTES]);
+int net_frame_header_decode(const uint8_t header[NET_FRAME_HEADER_BYTES], enum net_frame_type *ret_type, size_t *ret_len_bytes, struct err *err);
 
 #endif

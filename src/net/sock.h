@@ -25,9 +25,12 @@ int net_accept(int listen_fd, int64_t deadline_ms, int *ret_fd, struct net_addr 
 /* Tries again while the peer refuses, until the deadline. host may be a name. */
 int net_connect(const char *host, uint16_t port, int64_t deadline_ms, int *ret_fd, struct err *err);
 
+/* Sockets made here are non-blocking underneath; these calls wait in poll(). A peer that is gone gives ERR_PEER. */
 int net_send_all(int fd, const void *bytes, size_t len_bytes, int64_t deadline_ms, struct err *err);
 int net_sendv_all(int fd, struct iovec *iov, int n_iov, int64_t deadline_ms, struct err *err); /* iov is clobbered */
-/* A peer that closes gives ERR_PEER. */
+/* A deadline in the past takes what is there and fails with ERR_TIMEOUT if that is not all of it. */
 int net_recv_all(int fd, void *bytes, size_t len_bytes, int64_t deadline_ms, struct err *err);
+/* Steps past the first len_bytes of an iovec array; empty entries at its front are skipped. */
+void net_iov_advance(struct iovec **iov, int *n_iov, size_t len_bytes);
 
 #endif
