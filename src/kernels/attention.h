@@ -35,7 +35,7 @@ void kernels_attn_partial(const struct kernels_attn *attn, float *const *out, fl
 
 /*
  * Merges n_parts partial results of one row (in context order) into out[head_dim], normalised.
- * parts: n_parts pointers to [head_dim]; one part is simply divided by its sum.
+ * parts: n_parts pointers to [head_dim], none of which may be out; one part is simply divided by its sum.
  */
 void kernels_attn_merge(const float *const *parts, const float *part_max, const float *part_sum, int n_parts, int head_dim, float *out);
 

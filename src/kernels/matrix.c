@@ -1,0 +1,226 @@
+/*
+ * Packed matrices: size, packing from file format, reading a row back, and the way to the product of the instruction
+ * set in use. Packing runs on the loading threads, one panel each; the layout is described in panel.h.
+ */
+#include "kernels/matrix.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "kernels/blocks.h"
+#include "kernels/half.h"
+#include "kernels/ops.h"
+#include "kernels/panel.h"
+
+enum { ROWS = KERNELS_PANEL_ROWS, ALIGN = 64 };
+
+size_t kernels_matrix_init(struct kernels_matrix *matrix, enum dtype dtype, int n_rows, int n_cols)
+{
+    assert(n_rows > 0 && n_cols > 0 && n_cols % dtype_block_weights(dtype) == 0);
+    *matrix = (struct kernels_matrix){
+        .dtype = dtype,
+        .n_rows = n_rows,
+        .n_cols = n_cols,
+        .n_panels = (n_rows - 1) / ROWS + 1,
+        .panel_bytes = panel_size_bytes(dtype, n_cols),
+    };
+    return kernels_matrix_bytes(matrix);
+}
+
+size_t kernels_matrix_bytes(const struct kernels_matrix *matrix)
+{
+    return (size_t)matrix->n_panels * matrix->panel_bytes;
+}
+
+static uint32_t word_at(const uint8_t *bytes)
+{
+    uint32_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+/* All packing is a transposition of words: word w of row r goes to place w · 16 + r. The words may hold 16 or 32 bits. */
+static void words32_spread(const uint8_t *row, int n_words, uint8_t *panel, int r)
+{
+    for (int w = 0; w < n_words; w++)
+        memcpy(panel + ((size_t)w * ROWS + (size_t)r) * 4, row + (size_t)w * 4, 4);
+}
+
+static void words16_spread(const uint8_t *row, int n_words, uint8_t *panel, int r)
+{
+    for (int w = 0; w < n_words; w++)
+        memcpy(panel + ((size_t)w * ROWS + (size_t)r) * 2, row + (size_t)w * 2, 2);
+}
+
+static void bf16_row_pack(const uint8_t *row, int n_cols, uint8_t *panel, int r)
+{
+    words32_spread(row, n_cols / 2, panel, r);
+    if (n_cols % 2) {
+        uint8_t last[4] = {row[2 * (n_cols - 1)], row[2 * (n_cols - 1) + 1], 0, 0};
+        words32_spread(last, 1, panel + (size_t)(n_cols / 2) * 64, r);
+    }
+}
+
+/* Q8_0, Q4_0, Q4_1: the file already keeps column c and c + 16 in one byte, so whole words move. */
+static void simple_row_pack(enum dtype dtype, const uint8_t *row, int n_cols, uint8_t *panel, int r)
+{
+    int block_bytes = dtype_block_bytes(dtype);
+    for (int g = 0; g < n_cols / KERNELS_GROUP; g++) {
+        const uint8_t *block = row + (size_t)g * (size_t)block_bytes;
+        uint8_t *scales = panel + panel_scales_at(dtype, g);
+        memcpy(scales + 2 * r, block, 2);
+        if (dtype == DTYPE_Q4_1)
+            memcpy(scales + 32 + 2 * r, block + 2, 2);
+        int head = dtype == DTYPE_Q4_1 ? 4 : 2;
+        words32_spread(block + head, (block_bytes - head) / 4, panel + panel_weights_at(dtype, g), r);
+    }
+}
+
+/* 8 words, each of 4 columns as bytes below 16, to the nibbles of a group. */
+static void nibbles_pack(const uint8_t q[32], uint8_t *nibbles, int r)
+{
+    for (int j = 0; j < 4; j++) {
+        uint32_t word = (word_at(q + 4 * j) & 0x0f0f0f0fu) | (word_at(q + 16 + 4 * j) & 0x0f0f0f0fu) << 4;
+        memcpy(nibbles + j * 64 + r * 4, &word, sizeof word);
+    }
+}
+
+static void k_group_pack(enum dtype dtype, const struct blocks_group *group, uint8_t *weights, int r)
+{
+    nibbles_pack(group->q, weights, r);
+    if (dtype == DTYPE_Q5_K) {
+        uint32_t bits = 0;
+        for (int j = 0; j < 8; j++)
+            bits |= (word_at(group->q + 4 * j) >> 4 & 0x01010101u) << j;
+        memcpy(weights + PANEL_NIBBLES + r * 4, &bits, sizeof bits);
+    } else if (dtype == DTYPE_Q6_K) {
+        for (int v = 0; v < 2; v++) {
+            uint32_t bits = 0;
+            for (int i = 0; i < 4; i++)
+                bits |= (word_at(group->q + 4 * (4 * v + i)) >> 4 & 0x03030303u) << 2 * i;
+            memcpy(weights + PANEL_NIBBLES + v * 64 + r * 4, &bits, sizeof bits);
+        }
+    }
+}
+
+static void k_row_pack(enum dtype dtype, const uint8_t *row, int n_cols, uint8_t *panel, int r)
+{
+    int block_bytes = dtype_block_bytes(dtype);
+    for (int g = 0; g < n_cols / KERNELS_GROUP; g++) {
+        if (g % PANEL_SUPER_GROUPS == 0) {
+            const uint8_t *block = row + (size_t)(g / PANEL_SUPER_GROUPS) * (size_t)block_bytes;
+            uint8_t *head = panel + panel_super_at(dtype, g);
+            if (dtype == DTYPE_Q6_K) {
+                memcpy(head + 2 * r, block + BLOCKS_Q6_K_D, 2);
+                for (int i = 0; i < 16; i++)
+                    head[64 + 16 * i + r] = block[BLOCKS_Q6_K_SCALES + i];
+            } else {
+                memcpy(head + 2 * r, block, 2);
+                memcpy(head + 32 + 2 * r, block + 2, 2);
+                for (int j = 0; j < 8; j++)
+                    blocks_k_scale(block + BLOCKS_Q4_K_SCALES, j, &head[64 + 16 * j + r], &head[192 + 16 * j + r]);
+            }
+        }
+        struct blocks_group group;
+        blocks_group_read(dtype, row, g, &group);
+        k_group_pack(dtype, &group, panel + panel_weights_at(dtype, g), r);
+    }
+}
+
+void kernels_matrix_pack_panel(struct kernels_matrix *matrix, int panel, const void *src, size_t row_stride_bytes, int n_src_rows)
+{
+    uint8_t *dst = matrix->data + (size_t)panel * matrix->panel_bytes;
+    memset(dst, 0, matrix->panel_bytes);
+    for (int r = 0; r < n_src_rows; r++) {
+        const uint8_t *row = (const uint8_t *)src + (size_t)r * row_stride_bytes;
+        switch (matrix->dtype) {
+        case DTYPE_F32: words32_spread(row, matrix->n_cols, dst, r); break;
+        case DTYPE_F16: words16_spread(row, matrix->n_cols, dst, r); break;
+        case DTYPE_BF16: bf16_row_pack(row, matrix->n_cols, dst, r); break;
+        case DTYPE_Q8_0:
+        case DTYPE_Q4_0:
+        case DTYPE_Q4_1: simple_row_pack(matrix->dtype, row, matrix->n_cols, dst, r); break;
+        case DTYPE_Q4_K:
+        case DTYPE_Q5_K:
+        case DTYPE_Q6_K: k_row_pack(matrix->dtype, row, matrix->n_cols, dst, r); break;
+        case DTYPE_COUNT: break;
+        }
+    }
+}
+
+void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, float *ret_row)
+{
+    const uint8_t *panel = matrix->data + (size_t)(row / ROWS) * matrix->panel_bytes;
+    int r = row % ROWS;
+    uint16_t half;
+    switch (matrix->dtype) {
+    case DTYPE_F32:
+        for (int c = 0; c < matrix->n_cols; c++)
+            memcpy(&ret_row[c], panel + ((size_t)c * ROWS + (size_t)r) * 4, 4);
+        return;
+    case DTYPE_F16:
+        for (int c = 0; c < matrix->n_cols; c++) {
+            memcpy(&half, panel + ((size_t)c * ROWS + (size_t)r) * 2, sizeof half);
+            ret_row[c] = kernels_f16_to_f32(half);
+        }
+        return;
+    case DTYPE_BF16:
+        for (int c = 0; c < matrix->n_cols; c++) {
+            memcpy(&half, panel + (size_t)(c / 2) * 64 + (size_t)(r * 4 + c % 2 * 2), sizeof half);
+            ret_row[c] = kernels_bf16_to_f32(half);
+        }
+        return;
+    default: break;
+    }
+    for (int g = 0; g < matrix->n_cols / KERNELS_GROUP; g++) {
+        struct panel_group group;
+        panel_group_read(matrix->dtype, panel, g, &group);
+        for (int i = 0; i < KERNELS_GROUP; i++)
+            ret_row[g * KERNELS_GROUP + i] = group.scale[i / 16][r] * (float)group.q[i][r] - group.minimum[r];
+    }
+}
+
+int kernels_dtype_reads_int8(enum dtype dtype)
+{
+    return dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16;
+}
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* A partial group at the end counts as a whole one, so that any n_cols has a size. */
+static size_t acts_groups(int n_cols)
+{
+    return ((size_t)n_cols + KERNELS_GROUP - 1) / KERNELS_GROUP;
+}
+
+size_t kernels_acts_bytes(int n_tokens, int n_cols)
+{
+    size_t groups = (size_t)n_tokens * acts_groups(n_cols);
+    return aligned(groups * KERNELS_GROUP) + aligned(groups * sizeof(float)) + aligned(groups * 2 * sizeof(int32_t));
+}
+
+void kernels_acts_place(struct kernels_acts *acts, int n_tokens, void *memory)
+{
+    size_t groups = (size_t)n_tokens * acts_groups(acts->n_cols);
+    uint8_t *at = memory;
+    acts->q = (int8_t *)at;
+    at += aligned(groups * KERNELS_GROUP);
+    acts->scales = (float *)at;
+    at += aligned(groups * sizeof(float));
+    acts->sums = (int32_t *)at;
+}
+
+void kernels_acts_quantize(struct kernels_acts *acts, int token_begin, int token_end)
+{
+    kernels_ops.acts_quantize(acts, token_begin, token_end);
+}
+
+void kernels_matmul(const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out, int out_stride,
+                    int panel_begin, int panel_end, void *scratch)
+{
+    if (n_tokens > 0 && panel_begin < panel_end)
+        kernels_ops.matmul[matrix->dtype](matrix, acts, n_tokens, out, out_stride, panel_begin, panel_end, scratch);
+}

@@ -1,0 +1,65 @@
+/* Reads a group of a packed panel back into small integers and scales, in plain C. Pure functions, any thread. */
+#include "kernels/panel.h"
+
+#include <string.h>
+
+#include "kernels/blocks.h"
+#include "kernels/half.h"
+
+enum { ROWS = KERNELS_PANEL_ROWS };
+
+static float half_at(const uint8_t *bytes)
+{
+    uint16_t half;
+    memcpy(&half, bytes, sizeof half);
+    return kernels_f16_to_f32(half);
+}
+
+static void scales_read(enum dtype dtype, const uint8_t *panel, int g, struct panel_group *group)
+{
+    memset(group->minimum, 0, sizeof group->minimum);
+    int j = g % PANEL_SUPER_GROUPS;
+    int is_super = dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K;
+    const uint8_t *head = panel + (is_super ? panel_super_at(dtype, g) : panel_scales_at(dtype, g));
+    for (int r = 0; r < ROWS; r++) {
+        switch (dtype) {
+        case DTYPE_Q4_K:
+        case DTYPE_Q5_K:
+            group->scale[0][r] = half_at(head + 2 * r) * (float)head[64 + 16 * j + r];
+            group->minimum[r] = half_at(head + 32 + 2 * r) * (float)head[192 + 16 * j + r];
+            break;
+        case DTYPE_Q6_K: /* the only format whose half groups differ */
+            group->scale[0][r] = half_at(head + 2 * r) * (float)(int8_t)head[64 + 16 * (2 * j) + r];
+            group->scale[1][r] = half_at(head + 2 * r) * (float)(int8_t)head[64 + 16 * (2 * j + 1) + r];
+            continue;
+        default:
+            group->scale[0][r] = half_at(head + 2 * r);
+            if (dtype == DTYPE_Q4_1)
+                group->minimum[r] = -half_at(head + 32 + 2 * r);
+        }
+        group->scale[1][r] = group->scale[0][r];
+    }
+}
+
+void panel_group_read(enum dtype dtype, const uint8_t *panel, int g, struct panel_group *ret_group)
+{
+    scales_read(dtype, panel, g, ret_group);
+    const uint8_t *weights = panel + panel_weights_at(dtype, g), *upper = weights + PANEL_NIBBLES;
+    int offset = blocks_offset(dtype);
+    for (int i = 0; i < KERNELS_GROUP; i++) {
+        int quad = i / 4;
+        for (int r = 0; r < ROWS; r++) {
+            int at = r * 4 + i % 4;
+            if (dtype == DTYPE_Q8_0) {
+                ret_group->q[i][r] = (int8_t)weights[quad * 64 + at];
+                continue;
+            }
+            int q = weights[quad % 4 * 64 + at] >> quad / 4 * 4 & 15;
+            if (dtype == DTYPE_Q5_K)
+                q |= (upper[at] >> quad & 1) << 4;
+            else if (dtype == DTYPE_Q6_K)
+                q |= (upper[quad / 4 * 64 + at] >> 2 * (quad % 4) & 3) << 4;
+            ret_group->q[i][r] = (int8_t)(q - offset);
+        }
+    }
+}
