@@ -70,10 +70,10 @@ struct engine_event {
     int request, choice;   /* index in the submitted list; choice within the request */
     int32_t token;         /* PROMPT, TOKEN */
     int index;             /* PROMPT: position in the prompt */
-    bool has_logprobs;
+    bool has_logprobs;      /* also at FINISH_STOP, for stop_token */
     struct engine_logprobs logprobs;
     enum engine_finish finish;
-    int32_t stop_token;    /* FINISH_STOP: the EOS or stop id that ended it (it was not emitted as TOKEN), else -1 */
+    int32_t stop_token;    /* FINISH_STOP: the EOS or stop id that ended it (it counts as generated, but was not emitted as TOKEN), else -1 */
     bool stop_is_eos;
     int n_cached;          /* FINISH: prompt tokens that came from the prefix cache */
 };

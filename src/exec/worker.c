@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -23,7 +24,7 @@
 #include "net/frame.h"
 #include "weights/hub.h"
 
-enum { SEND_TIMEOUT_MS = 20000, PROGRESS_GAP_MS = 200, CONNECT_TIMEOUT_MS = 60000 };
+enum { SEND_TIMEOUT_MS = 20000, PROGRESS_GAP_MS = 200, CONNECT_TIMEOUT_MS = 60000, LEAVE_TIMEOUT_S = 2 };
 
 struct worker {
     struct exec_worker_opts opts;
@@ -42,7 +43,7 @@ struct worker {
     /* Under lock, with `changed`. */
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool is_failed, is_leaving, has_peers, is_loading;
+    bool is_failed, is_leaving, has_peers, is_loading, is_boot_done;
     struct err failure;
     struct net_addr peers[COMM_MAX_NODES];
     int n_blocks, n_loaded, n_ready;
@@ -157,8 +158,12 @@ static int boot_open(struct worker *w, struct err *err) {
                                    .op_timeout_ms = s->op_timeout_ms};
     snprintf(opts.listen.host, sizeof opts.listen.host, "%s", w->opts.listen_host);
     struct net_addr listen;
-    if (comm_world_create(&opts, &w->world, &listen, err) != 0)
+    struct comm_world *world;
+    if (comm_world_create(&opts, &world, &listen, err) != 0)
         return -1;
+    pthread_mutex_lock(&w->lock);
+    w->world = world;
+    pthread_mutex_unlock(&w->lock);
     log_info("Links between ranks on %s:%u", listen.host, listen.port);
     return send_status(w,
                        json_pack("{s:s, s:s, s:s, s:i}", "phase", "opened", "fingerprint", fingerprint, "host", listen.host, "port",
@@ -238,6 +243,10 @@ static void *boot_main(void *arg) {
     struct err err;
     if (boot_open(w, &err) != 0 || boot_connect(w, &err) != 0 || boot_load(w, &err) != 0)
         worker_fail(w, &err);
+    pthread_mutex_lock(&w->lock);
+    w->is_boot_done = true;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
     return NULL;
 }
 
@@ -287,7 +296,10 @@ static int on_start(struct worker *w, const json_t *json, struct err *err) {
 
 static int on_step(struct worker *w, struct buf *body, struct err *err) {
     struct exec_step step;
-    if (w->n_ready < w->n_local || w->n_local == 0)
+    pthread_mutex_lock(&w->lock);
+    bool is_ready = w->n_ready == w->n_local && w->n_local > 0;
+    pthread_mutex_unlock(&w->lock);
+    if (!is_ready)
         return err_set(err, ERR_PEER, "the driver sent a step before this node was ready");
     if (exec_step_decode(body, &step, err) != 0)
         return -1;
@@ -326,8 +338,12 @@ static int serve_frames(struct worker *w, struct buf *body, struct err *err) {
         int n = poll(fds, 2, PROGRESS_GAP_MS);
         if (n < 0 && errno != EINTR)
             return err_set(err, ERR_IO, "poll: %s", strerror(errno));
-        if (fds[1].revents != 0)
-            return err_copy(err, &w->failure);
+        if (fds[1].revents != 0) {
+            pthread_mutex_lock(&w->lock);
+            err_copy(err, &w->failure);
+            pthread_mutex_unlock(&w->lock);
+            return -1;
+        }
         if (n > 0 && fds[0].revents != 0) {
             enum net_frame_type type;
             if (net_frame_recv(w->opts.fd, &type, body, clock_mono_ms() + w->opts.driver_timeout_ms, err) != 0)
@@ -347,17 +363,33 @@ static int serve_frames(struct worker *w, struct buf *body, struct err *err) {
     }
 }
 
-/* Wakes and joins everybody, whatever they are doing. */
-static void worker_finish(struct worker *w, const char *why) {
+/* Waits a little for the boot thread. False: it is stuck in something that can't be woken, such as a download. */
+static bool join_boot_thread(struct worker *w) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += LEAVE_TIMEOUT_S;
+    pthread_mutex_lock(&w->lock);
+    while (w->has_boot_thread && !w->is_boot_done && pthread_cond_timedwait(&w->changed, &w->lock, &until) == 0)
+        ;
+    bool is_done = !w->has_boot_thread || w->is_boot_done;
+    pthread_mutex_unlock(&w->lock);
+    if (w->has_boot_thread && is_done)
+        pthread_join(w->boot_thread, NULL);
+    return is_done;
+}
+
+/* Wakes and joins everybody, whatever they are doing, and frees. False: a thread still runs, nothing was freed. */
+static bool worker_finish(struct worker *w, const char *why) {
     pthread_mutex_lock(&w->lock);
     w->is_leaving = true;
     pthread_cond_broadcast(&w->changed);
+    struct comm_world *world = w->world;
     pthread_mutex_unlock(&w->lock);
     atomic_store(&w->cancel, 1);
-    if (w->world != NULL)
-        comm_world_abort(w->world, why);
-    if (w->has_boot_thread)
-        pthread_join(w->boot_thread, NULL);
+    if (world != NULL)
+        comm_world_abort(world, why);
+    if (!join_boot_thread(w))
+        return false;
     if (w->world != NULL)
         comm_world_abort(w->world, why); /* again: the boot thread may just have made it */
     if (w->queue != NULL)
@@ -369,6 +401,11 @@ static void worker_finish(struct worker *w, const char *why) {
     weights_store_close(w->store);
     exec_settings_finish(&w->settings);
     close(w->failed_fd);
+    pthread_cond_destroy(&w->changed);
+    pthread_mutex_destroy(&w->send_lock);
+    pthread_mutex_destroy(&w->lock);
+    free(w);
+    return true;
 }
 
 int exec_worker_run(const struct exec_worker_opts *opts, struct err *err) {
@@ -388,11 +425,8 @@ int exec_worker_run(const struct exec_worker_opts *opts, struct err *err) {
         log_error("%s", err->msg);
         send_frame(w, NET_FRAME_FAILURE, err->msg, strlen(err->msg), &ignored);
     }
-    worker_finish(w, result == 0 ? "the driver stops this launch" : err->msg);
+    if (!worker_finish(w, result == 0 ? "the driver stops this launch" : err->msg))
+        log_debug("Leaving with a thread at work");
     buf_finish(&body);
-    pthread_cond_destroy(&w->changed);
-    pthread_mutex_destroy(&w->send_lock);
-    pthread_mutex_destroy(&w->lock);
-    free(w);
     return result;
 }
