@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/host.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -147,7 +148,10 @@ static int boot_open(struct worker *w, struct err *err) {
     bool is_dummy = strcmp(s->load_format, "dummy") == 0;
     if (weights_hub_resolve(s->model, s->revision[0] ? s->revision : NULL, s->download_dir[0] ? s->download_dir : NULL, path, err) != 0)
         return -1;
-    if (!is_dummy && (weights_store_open(path, &w->store, err) != 0 || weights_store_fingerprint(w->store, fingerprint, err) != 0))
+    /* A GGUF file holds the configuration too, so it is opened even for dummy weights. */
+    if ((!is_dummy || !file_is_dir(path)) && weights_store_open(path, &w->store, err) != 0)
+        return -1;
+    if (!is_dummy && weights_store_fingerprint(w->store, fingerprint, err) != 0)
         return -1;
     if (model_config_load(path, w->store, s->hf_overrides, &w->config, err) != 0)
         return -1;
@@ -188,7 +192,7 @@ static int boot_connect(struct worker *w, struct err *err) {
                                       .local = local,
                                       .settings = s,
                                       .config = &w->config,
-                                      .store = w->store,
+                                      .store = strcmp(s->load_format, "dummy") == 0 ? NULL : w->store,
                                       .world = w->world,
                                       .queue = w->queue,
                                       .cancel = &w->cancel,

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sched/blocks.h"
+#include "sched/block_pool.h"
 
 struct seq_list {
     struct sched_seq *first, *last;

@@ -1,8 +1,8 @@
 /*
  * The pool of KV cache blocks: which are free. Pure bookkeeping over numbers; the memory is the ranks' affair.
  */
-#ifndef SCHED_BLOCKS_H
-#define SCHED_BLOCKS_H
+#ifndef SCHED_BLOCK_POOL_H
+#define SCHED_BLOCK_POOL_H
 
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
-/* A stack of free block numbers; see blocks.h. Lowest numbers first, so that a quiet server touches little memory. */
-#include "sched/blocks.h"
+/* A stack of free block numbers; see block_pool.h. Lowest numbers first, so that a quiet server touches little memory. */
+#include "sched/block_pool.h"
 
 #include <assert.h>
 #include <stdlib.h>
