@@ -7,6 +7,9 @@
 #include <string.h>
 
 #include "kernels/ops.h"
+#if defined(__x86_64__)
+#include "kernels/x86/x86.h"
+#endif
 
 struct kernels_ops kernels_ops;
 static enum kernels_isa isa_current = KERNELS_ISA_C;
@@ -23,7 +26,11 @@ __attribute__((constructor)) static void table_fill_c(void)
 
 enum kernels_isa kernels_isa_detect(void)
 {
+#if defined(__x86_64__)
+    return kernels_x86_detect();
+#else
     return KERNELS_ISA_C;
+#endif
 }
 
 enum kernels_isa kernels_setup(enum kernels_isa max)
@@ -31,6 +38,9 @@ enum kernels_isa kernels_setup(enum kernels_isa max)
     enum kernels_isa best = kernels_isa_detect();
     isa_current = max < best ? max : best;
     table_fill_c();
+#if defined(__x86_64__)
+    kernels_x86_fill(isa_current, &kernels_ops);
+#endif
     return isa_current;
 }
 

@@ -1,0 +1,17 @@
+# Adds the files of each instruction set to `sources`, each with the compiler flags of its own set: no other file may
+# use an instruction that a CPU might lack.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(kernels_x86 src/kernels/x86)
+  list(APPEND sources ${kernels_x86}/cpu.c)
+  file(GLOB kernels_avx2 CONFIGURE_DEPENDS ${kernels_x86}/*_avx2.c)
+  file(GLOB kernels_avx512 CONFIGURE_DEPENDS ${kernels_x86}/*_avx512.c)
+  file(GLOB kernels_avx512_vnni CONFIGURE_DEPENDS ${kernels_x86}/*_avx512_vnni.c)
+  file(GLOB kernels_avx512_bf16 CONFIGURE_DEPENDS ${kernels_x86}/*_avx512_bf16.c)
+  set(flags_avx2 "-mavx2 -mfma -mf16c")
+  set(flags_avx512 "${flags_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512")
+  set_source_files_properties(${kernels_avx2} PROPERTIES COMPILE_FLAGS "${flags_avx2}")
+  set_source_files_properties(${kernels_avx512} PROPERTIES COMPILE_FLAGS "${flags_avx512}")
+  set_source_files_properties(${kernels_avx512_vnni} PROPERTIES COMPILE_FLAGS "${flags_avx512} -mavx512vnni")
+  set_source_files_properties(${kernels_avx512_bf16} PROPERTIES COMPILE_FLAGS "${flags_avx512} -mavx512bf16")
+  list(APPEND sources ${kernels_avx2} ${kernels_avx512} ${kernels_avx512_vnni} ${kernels_avx512_bf16})
+endif()

@@ -1,0 +1,382 @@
+/*
+ * Products with block weights (Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K) and int8 activations for AVX2, FMA and F16C.
+ *
+ * Every output goes through its groups in order: the dot product of a group is exact in integers, then
+ * acc = fma(float(dot) · activation scale, weight scale, acc), and for formats with minima acc = fnma(minimum, scaled sum
+ * of activations, acc). So its bits are the same in both ways below and in every set that keeps this order.
+ * Few tokens: nibbles are unpacked in registers as the weights stream from memory. Many tokens: blocks of columns are
+ * unpacked once into scratch (L1) and serve all tokens, four at a time.
+ *
+ * maddubs multiplies unsigned by signed bytes and adds neighbours into 16 bits. Values below 16 leave room to add all 8
+ * quads of a group there (15 · 127 · 16 = 30480); values below 32 four quads; values below 64 two. Q8_0 has no room and
+ * no unsigned values: |w| · (q with the sign of w).
+ */
+#include "kernels/ops.h"
+#include "kernels/panel.h"
+#include "kernels/x86/intrin.h"
+#include "kernels/x86/x86.h"
+
+enum { ROWS = KERNELS_PANEL_ROWS, GROUP = KERNELS_GROUP, FEW = 4, TILE = 4, BLOCK_GROUPS = 32, CHUNK = 256 };
+
+/* BLOCK_GROUPS groups of one panel, unpacked. */
+struct scratch_block {
+    uint8_t quads[BLOCK_GROUPS][8][ROWS * 4];
+    float scales[BLOCK_GROUPS][2][ROWS]; /* one per half group; [0] alone where both are the same */
+    float minima[BLOCK_GROUPS][ROWS];
+    float acc[CHUNK][ROWS];
+};
+
+_Static_assert(sizeof(struct scratch_block) <= KERNELS_SCRATCH_BYTES, "scratch");
+
+KERNELS_INLINE int is_super(enum dtype dtype)
+{
+    return dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K;
+}
+
+KERNELS_INLINE int has_minima(enum dtype dtype)
+{
+    return dtype == DTYPE_Q4_1 || dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K;
+}
+
+/* Scales of one group for 16 rows in registers; [half group][rows 8h…]. */
+struct group_scales {
+    __m256 scale[2][2];
+    __m256 minimum[2]; /* subtracted */
+};
+
+KERNELS_INLINE __m256 halves_load(const uint8_t *halves)
+{
+    return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)halves));
+}
+
+KERNELS_INLINE __m256 u8_scales_load(const uint8_t *bytes, __m256 unit)
+{
+    __m256i words = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)bytes));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(words), unit);
+}
+
+KERNELS_INLINE __m256 i8_scales_load(const uint8_t *bytes, __m256 unit)
+{
+    __m256i words = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)bytes));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(words), unit);
+}
+
+/* head: where the scales of group g are (simple formats), or its superblock. */
+KERNELS_INLINE void scales_load(enum dtype dtype, const uint8_t *head, int g, struct group_scales *ret)
+{
+    for (int h = 0; h < 2; h++) {
+        __m256 d = halves_load(head + 16 * h);
+        const uint8_t *scales = head + 64 + 8 * h;
+        int j = g % PANEL_SUPER_GROUPS;
+        if (dtype == DTYPE_Q6_K) {
+            ret->scale[0][h] = i8_scales_load(scales + 16 * (2 * j), d);
+            ret->scale[1][h] = i8_scales_load(scales + 16 * (2 * j + 1), d);
+        } else if (is_super(dtype)) {
+            ret->scale[0][h] = u8_scales_load(scales + 16 * j, d);
+            ret->minimum[h] = u8_scales_load(scales + 128 + 16 * j, halves_load(head + 32 + 16 * h));
+        } else {
+            ret->scale[0][h] = d;
+            if (dtype == DTYPE_Q4_1)
+                ret->minimum[h] = _mm256_xor_ps(halves_load(head + 32 + 16 * h), _mm256_set1_ps(-0.0f));
+        }
+    }
+}
+
+/* Quads j and j + 4 (0 ≤ j < 4) of rows 8h to 8h + 7, unpacked to bytes. Not for Q8_0. */
+KERNELS_INLINE void quads_load(enum dtype dtype, const uint8_t *weights, int j, int h, __m256i *ret_low, __m256i *ret_high)
+{
+    const __m256i mask = _mm256_set1_epi8(15);
+    __m256i both = _mm256_load_si256((const __m256i *)(weights + j * 64 + h * 32));
+    __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+    if (dtype == DTYPE_Q5_K) {
+        __m256i bits = _mm256_load_si256((const __m256i *)(weights + PANEL_NIBBLES + h * 32)), bit = _mm256_set1_epi8(16);
+        low = _mm256_or_si256(low, _mm256_and_si256(_mm256_slli_epi16(bits, 4 - j), bit));
+        high = _mm256_or_si256(high, _mm256_and_si256(_mm256_srli_epi16(bits, j), bit));
+    } else if (dtype == DTYPE_Q6_K) {
+        __m256i pair = _mm256_set1_epi8(48);
+        __m256i bits0 = _mm256_load_si256((const __m256i *)(weights + PANEL_NIBBLES + h * 32));
+        __m256i bits1 = _mm256_load_si256((const __m256i *)(weights + PANEL_NIBBLES + 64 + h * 32));
+        __m256i at0 = j < 2 ? _mm256_slli_epi16(bits0, 4 - 2 * j) : _mm256_srli_epi16(bits0, 2 * j - 4);
+        __m256i at1 = j < 2 ? _mm256_slli_epi16(bits1, 4 - 2 * j) : _mm256_srli_epi16(bits1, 2 * j - 4);
+        low = _mm256_or_si256(low, _mm256_and_si256(at0, pair));
+        high = _mm256_or_si256(high, _mm256_and_si256(at1, pair));
+    }
+    *ret_low = low;
+    *ret_high = high;
+}
+
+/* Partial dot products of a group for one token in 16 bits: [columns 0–15, 16–31][first or second pair of quads][h]. */
+struct dots {
+    __m256i s16[2][2][2];
+    __m256i s32[2]; /* Q8_0 */
+};
+
+/* Where quad j (0 to 7) adds up: 0 and 0 for all of a group, or apart when 16 bits would overflow. */
+KERNELS_INLINE int dots_side(enum dtype dtype, int quad)
+{
+    return dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? quad / 4 : 0;
+}
+
+KERNELS_INLINE int dots_pair(enum dtype dtype, int quad)
+{
+    return dtype == DTYPE_Q6_K ? quad % 4 / 2 : 0;
+}
+
+KERNELS_INLINE void dots_clear(struct dots *dots)
+{
+    for (int i = 0; i < 8; i++)
+        dots->s16[i / 4][i / 2 % 2][i % 2] = _mm256_setzero_si256();
+    dots->s32[0] = dots->s32[1] = _mm256_setzero_si256();
+}
+
+/* Adds quad `quad` of 16 rows (w[h]) times four activations. */
+KERNELS_INLINE void dots_add(enum dtype dtype, struct dots *dots, int quad, const __m256i w[2], __m256i q)
+{
+    for (int h = 0; h < 2; h++) {
+        if (dtype == DTYPE_Q8_0) {
+            __m256i products = _mm256_maddubs_epi16(_mm256_abs_epi8(w[h]), _mm256_sign_epi8(q, w[h]));
+            dots->s32[h] = _mm256_add_epi32(dots->s32[h], _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
+        } else {
+            __m256i *sum = &dots->s16[dots_side(dtype, quad)][dots_pair(dtype, quad)][h];
+            *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(w[h], q));
+        }
+    }
+}
+
+KERNELS_INLINE __m256 scaled_add(__m256 acc, __m256i dot, __m256 q_scale, __m256 scale)
+{
+    return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dot), q_scale), scale, acc);
+}
+
+/* acc[h] += the group's dot products with all scales, offsets and minima. sums: of the activations, per half group. */
+KERNELS_INLINE void dots_finish(enum dtype dtype, const struct dots *dots, const struct group_scales *scales, float q_scale,
+                                const int32_t *sums, __m256 acc[2])
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256 qs = _mm256_set1_ps(q_scale);
+    __m256 scaled_sum = has_minima(dtype) ? _mm256_set1_ps(q_scale * (float)(sums[0] + sums[1])) : _mm256_setzero_ps();
+    for (int h = 0; h < 2; h++) {
+        if (dtype == DTYPE_Q8_0) {
+            acc[h] = scaled_add(acc[h], dots->s32[h], qs, scales->scale[0][h]);
+        } else if (dtype == DTYPE_Q6_K) {
+            for (int side = 0; side < 2; side++) {
+                __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(dots->s16[side][0][h], ones), _mm256_madd_epi16(dots->s16[side][1][h], ones));
+                dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(32 * sums[side]));
+                acc[h] = scaled_add(acc[h], dot, qs, scales->scale[side][h]);
+            }
+        } else {
+            __m256i dot = _mm256_madd_epi16(dots->s16[0][0][h], ones);
+            if (dtype == DTYPE_Q5_K)
+                dot = _mm256_add_epi32(dot, _mm256_madd_epi16(dots->s16[1][0][h], ones));
+            if (dtype == DTYPE_Q4_0)
+                dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(8 * (sums[0] + sums[1])));
+            acc[h] = scaled_add(acc[h], dot, qs, scales->scale[0][h]);
+            if (has_minima(dtype))
+                acc[h] = _mm256_fnmadd_ps(scaled_sum, scales->minimum[h], acc[h]);
+        }
+    }
+}
+
+KERNELS_INLINE __m256i q_load(const int8_t *q)
+{
+    return _mm256_set1_epi32(word_load(q));
+}
+
+/* Writes 16 sums to the output row, cut at the last row. */
+KERNELS_INLINE void out_write(const struct kernels_matrix *matrix, int panel, const float *acc, float *out_row)
+{
+    int n = matrix->n_rows - panel * ROWS;
+    memcpy(out_row + (size_t)panel * ROWS, acc, (size_t)(n < ROWS ? n : ROWS) * sizeof *acc);
+}
+
+/* One panel for n tokens (a constant where this is inlined), straight from the packed weights. */
+KERNELS_INLINE void few(enum dtype dtype, int n, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts, float *out,
+                        size_t out_stride)
+{
+    const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes;
+    size_t n_cols = (size_t)matrix->n_cols, n_groups = n_cols / GROUP;
+    __m256 acc[FEW][2];
+    for (int t = 0; t < n; t++)
+        acc[t][0] = acc[t][1] = _mm256_setzero_ps();
+    for (size_t g = 0; g < n_groups; g++) {
+        const uint8_t *weights = panel + panel_weights_at(dtype, (int)g);
+        const int8_t *q = acts->q + g * GROUP;
+        struct dots dots[FEW];
+        for (int t = 0; t < n; t++)
+            dots_clear(&dots[t]);
+        for (int j = 0; j < 4; j++) {
+            __m256i low[2], high[2];
+            for (int h = 0; h < 2; h++) {
+                if (dtype == DTYPE_Q8_0) {
+                    low[h] = _mm256_load_si256((const __m256i *)(weights + j * 64 + h * 32));
+                    high[h] = _mm256_load_si256((const __m256i *)(weights + (j + 4) * 64 + h * 32));
+                } else {
+                    quads_load(dtype, weights, j, h, &low[h], &high[h]);
+                }
+            }
+            for (int t = 0; t < n; t++) {
+                dots_add(dtype, &dots[t], j, low, q_load(q + (size_t)t * n_cols + j * 4));
+                dots_add(dtype, &dots[t], j + 4, high, q_load(q + (size_t)t * n_cols + 16 + j * 4));
+            }
+        }
+        struct group_scales scales;
+        scales_load(dtype, panel + (is_super(dtype) ? panel_super_at(dtype, (int)g) : panel_scales_at(dtype, (int)g)), (int)g, &scales);
+        for (int t = 0; t < n; t++) {
+            size_t at = (size_t)t * n_groups + g;
+            dots_finish(dtype, &dots[t], &scales, acts->scales[at], acts->sums + 2 * at, acc[t]);
+        }
+    }
+    for (int t = 0; t < n; t++) {
+        float sums[ROWS];
+        _mm256_storeu_ps(sums, acc[t][0]);
+        _mm256_storeu_ps(sums + 8, acc[t][1]);
+        out_write(matrix, p, sums, out + (size_t)t * out_stride);
+    }
+}
+
+/* Groups [begin, begin + n) of a panel into scratch. Q8_0's weights are left where they are. */
+KERNELS_INLINE void unpack(enum dtype dtype, const uint8_t *panel, size_t begin, size_t n, struct scratch_block *scratch)
+{
+    for (size_t i = 0; i < n; i++) {
+        int g = (int)(begin + i);
+        struct group_scales scales;
+        scales_load(dtype, panel + (is_super(dtype) ? panel_super_at(dtype, g) : panel_scales_at(dtype, g)), g, &scales);
+        for (int h = 0; h < 2; h++) {
+            _mm256_store_ps(&scratch->scales[i][0][8 * h], scales.scale[0][h]);
+            if (dtype == DTYPE_Q6_K)
+                _mm256_store_ps(&scratch->scales[i][1][8 * h], scales.scale[1][h]);
+            if (has_minima(dtype))
+                _mm256_store_ps(&scratch->minima[i][8 * h], scales.minimum[h]);
+        }
+        if (dtype == DTYPE_Q8_0)
+            continue;
+        for (int j = 0; j < 4; j++) {
+            for (int h = 0; h < 2; h++) {
+                __m256i low, high;
+                quads_load(dtype, panel + panel_weights_at(dtype, g), j, h, &low, &high);
+                _mm256_store_si256((__m256i *)&scratch->quads[i][j][32 * h], low);
+                _mm256_store_si256((__m256i *)&scratch->quads[i][j + 4][32 * h], high);
+            }
+        }
+    }
+}
+
+/* acc[n][16] += groups [begin, begin + n_block) of an unpacked panel times n tokens from `token` on. */
+KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t begin, size_t n_block, const struct scratch_block *scratch,
+                         const struct kernels_acts *acts, size_t token, float *acc)
+{
+    size_t n_cols = (size_t)acts->n_cols, n_groups = n_cols / GROUP;
+    __m256 total[TILE][2];
+    for (int t = 0; t < n; t++) {
+        total[t][0] = _mm256_load_ps(acc + t * ROWS);
+        total[t][1] = _mm256_load_ps(acc + t * ROWS + 8);
+    }
+    for (size_t i = 0; i < n_block; i++) {
+        const uint8_t *weights = dtype == DTYPE_Q8_0 ? panel + panel_weights_at(dtype, (int)(begin + i)) : &scratch->quads[i][0][0];
+        const int8_t *q = acts->q + token * n_cols + (begin + i) * GROUP;
+        struct dots dots[TILE];
+        for (int t = 0; t < n; t++)
+            dots_clear(&dots[t]);
+        for (int quad = 0; quad < 8; quad++) {
+            __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
+                            _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
+            for (int t = 0; t < n; t++)
+                dots_add(dtype, &dots[t], quad, w, q_load(q + (size_t)t * n_cols + quad * 4));
+        }
+        struct group_scales scales;
+        for (int h = 0; h < 2; h++) {
+            scales.scale[0][h] = _mm256_load_ps(&scratch->scales[i][0][8 * h]);
+            if (dtype == DTYPE_Q6_K)
+                scales.scale[1][h] = _mm256_load_ps(&scratch->scales[i][1][8 * h]);
+            if (has_minima(dtype))
+                scales.minimum[h] = _mm256_load_ps(&scratch->minima[i][8 * h]);
+        }
+        for (int t = 0; t < n; t++) {
+            size_t at = (token + (size_t)t) * n_groups + begin + i;
+            dots_finish(dtype, &dots[t], &scales, acts->scales[at], acts->sums + 2 * at, total[t]);
+        }
+    }
+    for (int t = 0; t < n; t++) {
+        _mm256_store_ps(acc + t * ROWS, total[t][0]);
+        _mm256_store_ps(acc + t * ROWS + 8, total[t][1]);
+    }
+}
+
+/* One panel for tokens [token, token + n), n at most CHUNK. */
+KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts, size_t token, int n,
+                         float *out, size_t out_stride, struct scratch_block *scratch)
+{
+    const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes;
+    size_t n_groups = (size_t)matrix->n_cols / GROUP;
+    memset(scratch->acc, 0, (size_t)n * sizeof scratch->acc[0]);
+    for (size_t begin = 0; begin < n_groups; begin += BLOCK_GROUPS) {
+        size_t n_block = n_groups - begin < BLOCK_GROUPS ? n_groups - begin : BLOCK_GROUPS;
+        unpack(dtype, panel, begin, n_block, scratch);
+        int t = 0;
+        for (; t + TILE <= n; t += TILE)
+            tile(dtype, TILE, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]);
+        switch (n - t) {
+        case 1: tile(dtype, 1, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]); break;
+        case 2: tile(dtype, 2, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]); break;
+        case 3: tile(dtype, 3, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]); break;
+        default: break;
+        }
+    }
+    for (int t = 0; t < n; t++)
+        out_write(matrix, p, scratch->acc[t], out + (token + (size_t)t) * out_stride);
+}
+
+KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out,
+                           int out_stride, int panel_begin, int panel_end, void *scratch)
+{
+    size_t out_cols = (size_t)out_stride;
+    int p = panel_begin;
+    switch (n_tokens) {
+    case 1:
+        for (; p < panel_end; p++)
+            few(dtype, 1, matrix, p, acts, out, out_cols);
+        return;
+    case 2:
+        for (; p < panel_end; p++)
+            few(dtype, 2, matrix, p, acts, out, out_cols);
+        return;
+    case 3:
+        for (; p < panel_end; p++)
+            few(dtype, 3, matrix, p, acts, out, out_cols);
+        return;
+    case 4:
+        for (; p < panel_end; p++)
+            few(dtype, 4, matrix, p, acts, out, out_cols);
+        return;
+    default: break;
+    }
+    for (int t = 0; t < n_tokens; t += CHUNK) {
+        int n = n_tokens - t < CHUNK ? n_tokens - t : CHUNK;
+        for (p = panel_begin; p < panel_end; p++)
+            many(dtype, matrix, p, acts, (size_t)t, n, out, out_cols, scratch);
+    }
+}
+
+#define MATMUL_DEFINE(name, dtype)                                                                                                     \
+    static void name(const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out, int out_stride,  \
+                     int panel_begin, int panel_end, void *scratch)                                                                   \
+    {                                                                                                                                  \
+        matmul(dtype, matrix, acts, n_tokens, out, out_stride, panel_begin, panel_end, scratch);                                       \
+    }
+
+MATMUL_DEFINE(matmul_q8_0_avx2, DTYPE_Q8_0)
+MATMUL_DEFINE(matmul_q4_0_avx2, DTYPE_Q4_0)
+MATMUL_DEFINE(matmul_q4_1_avx2, DTYPE_Q4_1)
+MATMUL_DEFINE(matmul_q4_k_avx2, DTYPE_Q4_K)
+MATMUL_DEFINE(matmul_q5_k_avx2, DTYPE_Q5_K)
+MATMUL_DEFINE(matmul_q6_k_avx2, DTYPE_Q6_K)
+
+void kernels_x86_fill_matmul_block_avx2(struct kernels_ops *ops)
+{
+    ops->matmul[DTYPE_Q8_0] = matmul_q8_0_avx2;
+    ops->matmul[DTYPE_Q4_0] = matmul_q4_0_avx2;
+    ops->matmul[DTYPE_Q4_1] = matmul_q4_1_avx2;
+    ops->matmul[DTYPE_Q4_K] = matmul_q4_k_avx2;
+    ops->matmul[DTYPE_Q5_K] = matmul_q5_k_avx2;
+    ops->matmul[DTYPE_Q6_K] = matmul_q6_k_avx2;
+}
