@@ -1,0 +1,280 @@
+/*
+ * engine: requests to events over a fake executor (this file defines exec_driver_submit and exec_driver_next), whose token at index i of a
+ * sequence is i % 97. Several client threads, cancelling, failing, stopping.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <cmocka.h>
+
+#include "engine/engine.h"
+#include "engine/run.h"
+
+enum { MAX_STEPS = 8, MAX_SEQS = 8, MAX_TOKENS = 64, EOS = 96 };
+
+struct fake_step {
+    uint64_t number;
+    int n;
+    struct {
+        int index;
+        bool samples, wants_prompt;
+        int position, n_tokens;
+        int32_t tokens[MAX_TOKENS];
+    } entries[MAX_SEQS];
+};
+
+/* Engine thread only, but for the flags. */
+static struct fake_step fake_steps[MAX_STEPS];
+static int fake_n;
+static atomic_int fake_fails, fake_delay_us;
+static bool fake_slot_wants_prompt[MAX_SEQS];
+
+int exec_driver_submit(struct exec_driver *driver, const struct exec_step *step, struct err *err) {
+    (void)driver;
+    (void)err;
+    struct fake_step *fake = &fake_steps[fake_n++];
+    *fake = (struct fake_step){.number = step->number, .n = step->n_entries};
+    for (int i = 0; i < step->n_entries; i++) {
+        const struct exec_entry *e = &step->entries[i];
+        if (e->fresh)
+            fake_slot_wants_prompt[e->slot] = e->sampling->n_prompt_logprobs >= 0;
+        fake->entries[i].index = e->position + e->n_tokens;
+        fake->entries[i].samples = e->samples;
+        fake->entries[i].wants_prompt = fake_slot_wants_prompt[e->slot];
+        fake->entries[i].position = e->position;
+        fake->entries[i].n_tokens = e->n_tokens;
+        memcpy(fake->entries[i].tokens, e->tokens, (size_t)e->n_tokens * sizeof e->tokens[0]);
+    }
+    return 0;
+}
+
+int exec_driver_next(struct exec_driver *driver, int wake_fd, int timeout_ms, struct exec_result *ret, struct err *err) {
+    (void)driver;
+    if (atomic_load(&fake_fails))
+        return err_set(err, ERR_PEER, "node 1 burns");
+    if (fake_n == 0) {
+        struct pollfd fd = {.fd = wake_fd, .events = POLLIN};
+        poll(&fd, 1, timeout_ms);
+        return 0;
+    }
+    struct timespec nap = {.tv_nsec = atomic_load(&fake_delay_us) * 1000};
+    nanosleep(&nap, NULL);
+    struct fake_step step = fake_steps[0];
+    memmove(fake_steps, fake_steps + 1, (size_t)--fake_n * sizeof fake_steps[0]);
+    *ret = (struct exec_result){.number = step.number, .tokens = calloc(MAX_SEQS * MAX_TOKENS, sizeof *ret->tokens)};
+    for (int i = 0; i < step.n; i++) {
+        for (int t = 1; step.entries[i].wants_prompt && t < step.entries[i].n_tokens; t++)
+            ret->tokens[ret->n_tokens++] = (struct exec_token){.entry = i, .index = step.entries[i].position + t, .token = step.entries[i].tokens[t], .is_prompt = true, .has_logprobs = true};
+        if (step.entries[i].samples)
+            ret->tokens[ret->n_tokens++] = (struct exec_token){.entry = i, .index = step.entries[i].index, .token = step.entries[i].index % 97};
+    }
+    return 1;
+}
+
+static struct engine *start(int n_blocks, int n_stages, int max_queued) {
+    struct engine *engine;
+    struct err err;
+    static const int32_t eos[] = {EOS};
+    struct engine_opts opts = {
+        .sched = {.max_seqs = MAX_SEQS, .max_step_tokens = 32, .max_model_len = 200, .block_size = 4, .n_blocks = n_blocks, .n_stages = n_stages},
+        .max_in_flight = n_stages,
+        .max_queued = max_queued,
+        .eos = eos,
+        .n_eos = 1,
+    };
+    fake_n = 0;
+    atomic_store(&fake_fails, 0);
+    atomic_store(&fake_delay_us, 0);
+    assert_int_equal(engine_create(&opts, &engine, &err), 0);
+    return engine;
+}
+
+static struct engine_sampling plain(int max_tokens) {
+    return (struct engine_sampling){.top_p = 1, .repetition_penalty = 1, .max_tokens = max_tokens, .n_logprobs = -1, .n_prompt_logprobs = -1};
+}
+
+/* Reads all events of a one-choice stream; returns the number of tokens, checks their order. */
+static int read_all(struct engine_stream *stream, int n_prompt, struct engine_event *ret_finish) {
+    struct engine_event event;
+    struct err err;
+    int n = 0, status;
+    while ((status = engine_stream_next(stream, 10000, &event, &err)) == 1) {
+        if (event.type == ENGINE_EVENT_TOKEN)
+            assert_int_equal(event.token, (n_prompt + n++) % 97);
+        else if (event.type == ENGINE_EVENT_FINISH)
+            *ret_finish = event;
+    }
+    assert_int_equal(status, -1);
+    return n;
+}
+
+static void test_length_and_stop(void **state) {
+    (void)state;
+    struct engine *engine = start(100, 1, 0);
+    struct engine_stream *stream;
+    struct err err;
+    int32_t prompt[60] = {0};
+    struct engine_sampling sampling = plain(20);
+    struct engine_event finish;
+    struct engine_request request = {.prompt = prompt, .n_prompt = 50, .n_choices = 1, .sampling = &sampling};
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
+    assert_int_equal(read_all(stream, 50, &finish), 20);
+    assert_int_equal(finish.finish, ENGINE_FINISH_LENGTH);
+    engine_stream_close(stream);
+    sampling = plain(100);
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
+    assert_int_equal(read_all(stream, 50, &finish), EOS - 50);
+    assert_int_equal(finish.finish, ENGINE_FINISH_STOP);
+    assert_true(finish.stop_is_eos && finish.stop_token == EOS);
+    engine_stream_close(stream);
+    sampling.ignore_eos = true;
+    sampling.stop_ids[0] = 2;
+    sampling.n_stop_ids = 1;
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
+    assert_int_equal(read_all(stream, 50, &finish), 97 + 2 - 50);
+    assert_true(!finish.stop_is_eos && finish.stop_token == 2);
+    engine_stream_close(stream);
+    engine_destroy(engine);
+}
+
+static void test_prompt_logprobs_come_once(void **state) {
+    (void)state;
+    struct engine *engine = start(100, 1, 0);
+    struct engine_stream *stream;
+    struct engine_event event;
+    struct err err;
+    int32_t prompt[10] = {9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
+    struct engine_sampling sampling = plain(0);
+    sampling.n_prompt_logprobs = 2;
+    struct engine_request request = {.prompt = prompt, .n_prompt = 10, .n_choices = 1, .sampling = &sampling};
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
+    for (int i = 1; i < 10; i++) {
+        assert_int_equal(engine_stream_next(stream, 10000, &event, &err), 1);
+        assert_int_equal(event.type, ENGINE_EVENT_PROMPT);
+        assert_int_equal(event.index, i);
+        assert_int_equal(event.token, prompt[i]);
+    }
+    assert_int_equal(engine_stream_next(stream, 10000, &event, &err), 1);
+    assert_int_equal(event.type, ENGINE_EVENT_FINISH);
+    assert_int_equal(event.finish, ENGINE_FINISH_LENGTH);
+    engine_stream_close(stream);
+    engine_destroy(engine);
+}
+
+struct client {
+    struct engine *engine;
+    unsigned seed;
+};
+
+static void *client_main(void *arg) {
+    struct client *client = arg;
+    struct err err;
+    int32_t prompt[40] = {0};
+    for (int round = 0; round < 100; round++) {
+        struct engine_stream *stream;
+        struct engine_event event;
+        int n_prompt = 1 + (int)(rand_r(&client->seed) % 40);
+        struct engine_sampling sampling = plain(1 + (int)(rand_r(&client->seed) % 40));
+        struct engine_request requests[2] = {{.prompt = prompt, .n_prompt = n_prompt, .n_choices = 2, .sampling = &sampling},
+                                             {.prompt = prompt, .n_prompt = 3, .n_choices = 1, .sampling = &sampling}};
+        assert_int_equal(engine_submit(client->engine, requests, 2, &stream, &err), 0);
+        int leaves_after = rand_r(&client->seed) % 3 == 0 ? (int)(rand_r(&client->seed) % 20) : 1 << 20;
+        int status = 1;
+        for (int i = 0; i < leaves_after && status >= 0; i++) {
+            status = engine_stream_next(stream, 5000, &event, &err);
+            assert_true(status != 0);
+            if (i == 5)
+                engine_stream_cancel(stream, 0, 1);
+        }
+        engine_stream_close(stream);
+    }
+    return NULL;
+}
+
+static void test_many_clients_with_preemption(void **state) {
+    (void)state;
+    struct engine *engine = start(50, 2, 0); /* blocks for one longest sequence: there will be preemptions */
+    pthread_t threads[6];
+    struct client clients[6];
+    for (int i = 0; i < 6; i++) {
+        clients[i] = (struct client){engine, (unsigned)i + 1};
+        pthread_create(&threads[i], NULL, client_main, &clients[i]);
+    }
+    for (int i = 0; i < 6; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < 500 && engine_n_active(engine) > 0; i++) {
+        struct timespec nap = {.tv_nsec = 10000000};
+        nanosleep(&nap, NULL);
+    }
+    struct engine_stats stats;
+    engine_stats_read(engine, &stats);
+    assert_int_equal(engine_n_active(engine), 0);
+    assert_true(stats.preemptions > 0);
+    assert_int_equal(stats.finished[0] + stats.finished[1] + stats.finished[2], 6 * 100 * 3);
+    engine_destroy(engine);
+}
+
+static void test_failure_reaches_all_at_once(void **state) {
+    (void)state;
+    struct engine *engine = start(100, 1, 0);
+    struct engine_stream *stream;
+    struct engine_event event;
+    struct err err;
+    int32_t prompt[4] = {0};
+    struct engine_sampling sampling = plain(100);
+    struct engine_request request = {.prompt = prompt, .n_prompt = 4, .n_choices = 1, .sampling = &sampling};
+    atomic_store(&fake_delay_us, 2000);
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
+    assert_int_equal(engine_stream_next(stream, 5000, &event, &err), 1);
+    assert_null(engine_failure(engine));
+    atomic_store(&fake_fails, 1);
+    int status;
+    while ((status = engine_stream_next(stream, 5000, &event, &err)) == 1)
+        ;
+    assert_int_equal(status, -2);
+    assert_string_equal(err.msg, "node 1 burns");
+    assert_string_equal(engine_failure(engine), "node 1 burns");
+    engine_stream_close(stream);
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), -1);
+    assert_string_equal(err.msg, "node 1 burns");
+    engine_destroy(engine);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    struct engine *engine = start(10, 1, 3);
+    struct engine_stream *stream, *others[3];
+    struct err err;
+    int32_t prompt[4] = {0};
+    struct engine_sampling sampling = plain(100);
+    struct engine_request request = {.prompt = prompt, .n_prompt = 4, .n_choices = 1, .sampling = &sampling};
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), -1);
+    assert_int_equal(err.code, ERR_INVALID);
+    assert_string_equal(err.msg, "4 tokens of prompt and 100 of output do not fit: the context is 200 tokens, the KV cache 40");
+    sampling = plain(30);
+    request.n_choices = 4;
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), -1);
+    assert_int_equal(err.code, ERR_LIMIT);
+    request.n_choices = 1;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(engine_submit(engine, &request, 1, &others[i], &err), 0);
+    for (int i = 0; i < 3; i++)
+        engine_stream_close(others[i]);
+    engine_destroy(engine);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_length_and_stop),          cmocka_unit_test(test_prompt_logprobs_come_once),
+        cmocka_unit_test(test_many_clients_with_preemption), cmocka_unit_test(test_failure_reaches_all_at_once),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
