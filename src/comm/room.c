@@ -1,0 +1,56 @@
+/* The meeting place of a group's members on one node; see inside.h. Each member's thread posts to its own seat. */
+#include "comm/inside.h"
+
+struct look {
+    const struct comm_room *room;
+    int seat; /* -1: all */
+    unsigned level;
+};
+
+/* Levels grow for ever and wrap round; two that are compared are never far apart. */
+static bool has_reached(const struct comm_seat *seat, unsigned level) { return (int)(atomic_load(&seat->phase) - level) >= 0; }
+
+static bool is_reached(const void *arg) {
+    const struct look *look = arg;
+    if (look->seat >= 0)
+        return has_reached(&look->room->seats[look->seat], look->level);
+    for (int i = 0; i < look->room->n_seats; i++)
+        if (!has_reached(&look->room->seats[i], look->level))
+            return false;
+    return true;
+}
+
+void comm_room_arrive(struct comm_room *room, int seat, unsigned level) {
+    atomic_store(&room->seats[seat].phase, level);
+    /* Of two that arrive last at the same time, at least one sees the other. */
+    if (is_reached(&(struct look){room, -1, level}))
+        comm_bell_ring(&room->bell);
+}
+
+void comm_room_release(struct comm_room *room, int seat, unsigned level) {
+    atomic_store(&room->seats[seat].phase, level);
+    comm_bell_ring(&room->bell);
+}
+
+static int wait_for(struct comm_world *world, struct comm_room *room, int seat, unsigned level, int64_t deadline_ms, struct err *err) {
+    struct look look = {room, seat, level};
+    enum err_code code = comm_bell_wait(world, &room->bell, is_reached, &look, deadline_ms);
+    if (code == ERR_NONE)
+        return 0;
+    if (code == ERR_CANCELLED)
+        return comm_world_cancelled(world, err);
+    for (int i = 0; i < room->n_seats; i++) {
+        look.seat = i;
+        if ((seat < 0 || seat == i) && !is_reached(&look))
+            return err_set(err, code, "rank %d of this node did not come within %d ms", room->seats[i].rank, world->op_timeout_ms);
+    }
+    return err_set(err, code, "a rank of this node came only after %d ms", world->op_timeout_ms);
+}
+
+int comm_room_wait_all(struct comm_world *world, struct comm_room *room, unsigned level, int64_t deadline_ms, struct err *err) {
+    return wait_for(world, room, -1, level, deadline_ms, err);
+}
+
+int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int seat, unsigned level, int64_t deadline_ms, struct err *err) {
+    return wait_for(world, room, seat, level, deadline_ms, err);
+}
