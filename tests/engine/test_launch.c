@@ -1,0 +1,268 @@
+/*
+ * The whole way below HTTP, in one process: engine, driver, workers (a thread for each node, connected by socket pairs), ranks linked through
+ * memory and loopback TCP. The tiny trained models must give the reference's greedy tokens for every split, and the same tokens whatever
+ * else runs beside a request.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "engine/engine.h"
+#include "engine/run.h"
+#include "exec/worker.h"
+#include "kernels/dispatch.h"
+
+enum { MAX_NODES = 4, N_GREEDY = 48, MAX_CASES = 8, MAX_PROMPT = 3000 };
+
+/* Where the reference's two best logits are closer than this, either token is right and the continuations may part (docs/numerics.md). */
+static const double GAP_TOLERANCE = 0.02;
+
+struct split {
+    int tp, pp, n_nodes;
+    bool expert_parallel;
+};
+
+struct launch {
+    struct split split;
+    pthread_t threads[MAX_NODES];
+    int driver_fds[MAX_NODES], worker_fds[MAX_NODES];
+    int worker_results[MAX_NODES];
+    struct exec_driver *driver;
+    struct engine *engine;
+};
+
+struct worker_arg {
+    struct launch *launch;
+    int node;
+};
+static struct worker_arg worker_args[MAX_NODES];
+
+static void *worker_main(void *arg) {
+    struct worker_arg *w = arg;
+    struct err err;
+    struct exec_worker_opts opts = {.fd = w->launch->worker_fds[w->node], .listen_host = "127.0.0.1", .driver_timeout_ms = 20000};
+    w->launch->worker_results[w->node] = exec_worker_run(&opts, &err);
+    return NULL;
+}
+
+static void launch_start(struct launch *l, const char *model, struct split split, const char *dtype) {
+    struct err err = {0};
+    struct exec_worker workers[MAX_NODES];
+    struct exec_driver_info info;
+    struct exec_driver_opts opts = {.workers = workers, .n_blocks = 300, .load_timeout_ms = 60000, .peer_timeout_ms = 20000};
+    struct exec_settings *s = &opts.settings;
+    int n_ranks = split.tp * split.pp;
+    *l = (struct launch){.split = split};
+    *s = (struct exec_settings){.load_format = "auto", .kv_cache_dtype = "auto", .tp_size = split.tp, .pp_size = split.pp,
+                                .expert_parallel = split.expert_parallel, .n_nodes = split.n_nodes, .block_size = 16, .max_seqs = 8,
+                                .max_step_tokens = 96, .max_model_len = 3500, .op_timeout_ms = 30000};
+    snprintf(s->model, sizeof s->model, "%s/models/%s", TEST_DATA_DIR, model);
+    snprintf(s->dtype, sizeof s->dtype, "%s", dtype);
+    for (int rank = 0; rank < n_ranks; rank++)
+        s->node_of_rank[rank] = rank * split.n_nodes / n_ranks;
+    for (int node = 0; node < split.n_nodes; node++) {
+        int fds[2];
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+        s->threads_of_node[node] = 1 + node % 2;
+        l->driver_fds[node] = fds[0];
+        l->worker_fds[node] = fds[1];
+        workers[node] = (struct exec_worker){.name = "test", .host = "127.0.0.1", .fd = fds[0]};
+        worker_args[node] = (struct worker_arg){l, node};
+        pthread_create(&l->threads[node], NULL, worker_main, &worker_args[node]);
+    }
+    if (exec_driver_start(&opts, &l->driver, &info, &err) != 0)
+        fail_msg("%s", err.msg);
+    static const int32_t eos[] = {2047};
+    struct engine_opts engine = {.driver = l->driver,
+                                 .sched = {.max_seqs = 8, .max_step_tokens = 96, .max_model_len = 3500, .block_size = 16, .n_blocks = 300,
+                                           .n_stages = split.pp},
+                                 .max_in_flight = split.pp,
+                                 .eos = eos,
+                                 .n_eos = 1};
+    assert_int_equal(engine_create(&engine, &l->engine, &err), 0);
+}
+
+static void launch_stop(struct launch *l) {
+    engine_destroy(l->engine);
+    exec_driver_stop(l->driver);
+    for (int node = 0; node < l->split.n_nodes; node++) {
+        pthread_join(l->threads[node], NULL);
+        assert_int_equal(l->worker_results[node], 0);
+        close(l->driver_fds[node]);
+        close(l->worker_fds[node]);
+    }
+}
+
+struct golden {
+    int n_prompt;
+    int32_t prompt[MAX_PROMPT], greedy[N_GREEDY];
+    double gap[N_GREEDY];
+};
+
+static int golden_load(const char *model, struct golden *cases) {
+    char path[512];
+    struct err err;
+    snprintf(path, sizeof path, "%s/golden/%s-public.json", TEST_DATA_DIR, model);
+    json_t *json = json_parse_file(path, 16 << 20, &err);
+    assert_non_null(json);
+    const json_t *list = json_object_get(json, "cases");
+    int n = (int)json_array_size(list);
+    assert_true(n > 0 && n <= MAX_CASES);
+    for (int c = 0; c < n; c++) {
+        const json_t *item = json_array_get(list, (size_t)c);
+        const json_t *ids = json_object_get(item, "prompt_token_ids");
+        cases[c].n_prompt = (int)json_array_size(ids);
+        assert_true(cases[c].n_prompt <= MAX_PROMPT);
+        for (int i = 0; i < cases[c].n_prompt; i++)
+            cases[c].prompt[i] = (int32_t)json_integer_value(json_array_get(ids, (size_t)i));
+        for (size_t i = 0; i < N_GREEDY; i++) {
+            cases[c].greedy[i] = (int32_t)json_integer_value(json_array_get(json_object_get(item, "greedy_token_ids"), i));
+            cases[c].gap[i] = json_number_value(json_array_get(json_object_get(item, "top2_gap"), i));
+        }
+    }
+    json_decref(json);
+    return n;
+}
+
+/* Tokens of one stream with a single choice; returns how many. */
+static int read_tokens(struct engine_stream *stream, int32_t *ret_tokens, int cap) {
+    struct engine_event event;
+    struct err err;
+    int n = 0, status;
+    while ((status = engine_stream_next(stream, 60000, &event, &err)) == 1)
+        if (event.type == ENGINE_EVENT_TOKEN && n < cap)
+            ret_tokens[n++] = event.token;
+    if (status == -2)
+        fail_msg("%s", err.msg);
+    assert_int_equal(status, -1);
+    return n;
+}
+
+static struct engine_stream *submit(struct launch *l, const int32_t *prompt, int n_prompt, const struct engine_sampling *sampling) {
+    struct engine_stream *stream;
+    struct err err;
+    struct engine_request request = {.prompt = prompt, .n_prompt = n_prompt, .n_choices = 1, .sampling = sampling};
+    if (engine_submit(l->engine, &request, 1, &stream, &err) != 0)
+        fail_msg("%s", err.msg);
+    return stream;
+}
+
+static struct engine_sampling greedy_sampling(int max_tokens) {
+    return (struct engine_sampling){
+        .top_p = 1, .repetition_penalty = 1, .max_tokens = max_tokens, .ignore_eos = true, .n_logprobs = -1, .n_prompt_logprobs = -1};
+}
+
+/* Up to the first place where the reference itself is undecided. Returns the tokens that were compared. */
+static int compare(const struct golden *golden, const int32_t *tokens, int n) {
+    for (int i = 0; i < n; i++) {
+        if (tokens[i] == golden->greedy[i])
+            continue;
+        if (golden->gap[i] >= GAP_TOLERANCE)
+            fail_msg("token %d is %d, the reference has %d with a gap of %.3f", i, tokens[i], golden->greedy[i], golden->gap[i]);
+        return i;
+    }
+    return n;
+}
+
+static void check_split(const char *model, struct split split, const char *dtype) {
+    static struct golden cases[MAX_CASES];
+    struct engine_stream *streams[MAX_CASES];
+    struct launch l;
+    int n_cases = golden_load(model, cases), n_compared = 0;
+    struct engine_sampling sampling = greedy_sampling(N_GREEDY);
+    launch_start(&l, model, split, dtype);
+    for (int c = 0; c < n_cases; c++) /* all at once: batched, chunked, and preempted where blocks run out */
+        streams[c] = submit(&l, cases[c].prompt, cases[c].n_prompt, &sampling);
+    for (int c = 0; c < n_cases; c++) {
+        int32_t tokens[N_GREEDY];
+        assert_int_equal(read_tokens(streams[c], tokens, N_GREEDY), N_GREEDY);
+        n_compared += compare(&cases[c], tokens, N_GREEDY);
+        engine_stream_close(streams[c]);
+    }
+    launch_stop(&l);
+    printf("%s %s tp %d pp %d%s on %d node(s): %d of %d tokens compared\n", model, dtype, split.tp, split.pp, split.expert_parallel ? " ep" : "",
+           split.n_nodes, n_compared, n_cases * N_GREEDY);
+    assert_true(n_compared > n_cases * N_GREEDY / 2);
+}
+
+static void test_dense_splits(void **state) {
+    (void)state;
+    static const struct split splits[] = {{1, 1, 1}, {2, 1, 1}, {4, 1, 2}, {1, 2, 2}, {1, 3, 1}, {2, 2, 2}, {2, 2, 4}};
+    for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++)
+        check_split("tiny-qwen3", splits[i], i % 2 == 0 ? "float32" : "auto");
+}
+
+static void test_mixture_splits(void **state) {
+    (void)state;
+    static const struct split splits[] = {{1, 1, 1}, {2, 1, 2}, {4, 1, 1, true}, {2, 2, 2, true}, {1, 3, 3}};
+    for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++)
+        check_split("tiny-qwen3-moe", splits[i], "float32");
+}
+
+/* The same seed gives the same tokens alone and in company, and prompt log-probabilities are told for every position. */
+static void test_sampled_tokens_do_not_depend_on_company(void **state) {
+    (void)state;
+    static struct golden cases[MAX_CASES];
+    int32_t alone[32], together[32];
+    struct launch l;
+    golden_load("tiny-qwen3", cases);
+    launch_start(&l, "tiny-qwen3", (struct split){2, 1, 1}, "float32");
+    struct engine_sampling sampled = greedy_sampling(32), other = greedy_sampling(40);
+    sampled.temperature = 0.9f;
+    sampled.top_p = 0.95f;
+    sampled.seed = 7;
+    struct engine_stream *stream = submit(&l, cases[1].prompt, cases[1].n_prompt, &sampled);
+    assert_int_equal(read_tokens(stream, alone, 32), 32);
+    engine_stream_close(stream);
+    struct engine_stream *others[3];
+    for (int i = 0; i < 3; i++)
+        others[i] = submit(&l, cases[2 + i].prompt, cases[2 + i].n_prompt, &other);
+    stream = submit(&l, cases[1].prompt, cases[1].n_prompt, &sampled);
+    assert_int_equal(read_tokens(stream, together, 32), 32);
+    engine_stream_close(stream);
+    for (int i = 0; i < 3; i++)
+        engine_stream_close(others[i]);
+    assert_memory_equal(alone, together, sizeof alone);
+    launch_stop(&l);
+}
+
+/* A driver that vanishes: the workers leave by themselves. */
+static void test_workers_leave_when_the_driver_goes(void **state) {
+    (void)state;
+    struct launch l;
+    launch_start(&l, "tiny-qwen3", (struct split){2, 2, 2}, "float32");
+    for (int node = 0; node < 2; node++)
+        shutdown(l.driver_fds[node], SHUT_RDWR);
+    for (int node = 0; node < 2; node++) {
+        pthread_join(l.threads[node], NULL);
+        assert_int_equal(l.worker_results[node], -1);
+    }
+    engine_destroy(l.engine);
+    exec_driver_stop(l.driver);
+    for (int node = 0; node < 2; node++) {
+        close(l.driver_fds[node]);
+        close(l.worker_fds[node]);
+    }
+}
+
+int main(void) {
+    log_setup(LOG_ERROR, "test");
+    kernels_setup(kernels_isa_detect());
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_dense_splits),
+        cmocka_unit_test(test_mixture_splits),
+        cmocka_unit_test(test_sampled_tokens_do_not_depend_on_company),
+        cmocka_unit_test(test_workers_leave_when_the_driver_goes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
