@@ -1,12 +1,11 @@
 /*
- * The HTTP server over libmicrohttpd; see server.h. libmicrohttpd owns the listening thread and one thread per
- * connection, on which everything below runs. What libmicrohttpd leaves open is decided here: bodies are collected
- * up to a limit, a stream is told at once when its client has gone, and the idle clock stands still while a handler
- * works. Knows nothing of routes.
+ * The HTTP server over libmicrohttpd; see server.h. The acceptor hands connections to libmicrohttpd, which runs one
+ * thread for each; the callbacks below run there. What libmicrohttpd leaves open is decided here: bodies are
+ * collected up to a limit, a stream is told at once when its client has gone, and the idle clock stands still while a
+ * handler works. Knows nothing of routes.
  */
 #include "http/server.h"
 
-#include <errno.h>
 #include <microhttpd.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -18,6 +17,7 @@
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "http/acceptor.h"
 #include "http/cors.h"
 #include "http/listen.h"
 
@@ -25,11 +25,13 @@ enum {
     CONNECTION_MEMORY_BYTES = 64 * 1024, /* request line, headers and the chunk being sent */
     STREAM_BLOCK_BYTES = 16 * 1024,
     PEM_LIMIT_BYTES = 1 << 20,
-    DRAIN_FACTOR = 8 /* a body up to this many times the limit is read to its end, so that its client sees the 413 */
+    DRAIN_FACTOR = 8, /* a body up to this many times the limit is read to its end, so that its client sees the 413 */
+    DEFAULT_MAX_CONNECTIONS = 1000
 };
 
 struct http_server {
     struct MHD_Daemon *daemon;
+    struct http_acceptor *acceptor;
     struct http_server_opts opts;
     uint16_t port;
     atomic_int n_active;
@@ -242,6 +244,19 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **state, en
     atomic_fetch_sub(&server->n_active, 1);
 }
 
+static bool on_accept(void *ctx, int fd, const struct sockaddr *address, socklen_t address_bytes) {
+    struct http_server *server = ctx;
+    return MHD_add_connection(server->daemon, fd, address, address_bytes) == MHD_YES; /* closes fd when it says no */
+}
+
+static void on_connection(void *cls, struct MHD_Connection *mhd, void **state, enum MHD_ConnectionNotificationCode what) {
+    struct http_server *server = cls;
+    (void)mhd;
+    (void)state;
+    if (what == MHD_CONNECTION_NOTIFY_CLOSED)
+        http_acceptor_release(server->acceptor);
+}
+
 static void on_log(void *cls, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
 static void on_log(void *cls, const char *format, va_list args) {
     char line[512];
@@ -273,18 +288,18 @@ static int read_tls(struct http_server *server, struct err *err) {
     return 0;
 }
 
-static struct MHD_Daemon *daemon_start(struct http_server *server, int fd) {
+static struct MHD_Daemon *daemon_start(struct http_server *server) {
     const struct http_server_opts *opts = &server->opts;
-    unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC | MHD_USE_ERROR_LOG;
+    unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC | MHD_USE_ERROR_LOG |
+                     MHD_USE_NO_LISTEN_SOCKET;
     struct MHD_OptionItem items[16];
     int n = 0;
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)on_log, NULL}; /* must be first */
-    items[n++] = (struct MHD_OptionItem){MHD_OPTION_LISTEN_SOCKET, fd, NULL};
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)on_completed, server};
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY_BYTES, NULL};
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_TIMEOUT, opts->idle_timeout_s, NULL};
-    if (opts->max_connections > 0)
-        items[n++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_LIMIT, opts->max_connections, NULL};
+    items[n++] = (struct MHD_OptionItem){MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, server};
+    items[n++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_LIMIT, opts->max_connections + 64, NULL}; /* the acceptor's limit is the lower one */
 #if MHD_VERSION >= 0x00097600
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_CLIENT_DISCIPLINE_LVL, 2, NULL};
 #else
@@ -303,6 +318,7 @@ static struct MHD_Daemon *daemon_start(struct http_server *server, int fd) {
 }
 
 static void server_free(struct http_server *server) {
+    http_acceptor_destroy(server->acceptor);
     if (server->uds != NULL)
         unlink(server->uds);
     free(server->uds);
@@ -318,22 +334,24 @@ int http_server_start(const struct http_server_opts *opts, struct http_server **
     if (server == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the HTTP server");
     server->opts = *opts;
+    if (opts->max_connections <= 0)
+        server->opts.max_connections = DEFAULT_MAX_CONNECTIONS;
     if (read_tls(server, err) != 0)
         goto free_server;
-    if (opts->uds != NULL) {
-        if (http_listen_unix(opts->uds, &fd, err) != 0)
-            goto free_server;
-        server->uds = strdup(opts->uds);
-    } else if (http_listen_tcp(opts->host, opts->port, &fd, &server->port, err) != 0) {
-        goto free_server;
-    }
-    server->daemon = daemon_start(server, fd); /* owns fd from here, whatever happens */
+    server->daemon = daemon_start(server);
     if (server->daemon == NULL) {
         err_set(err, ERR_INTERNAL, "the HTTP server did not start%s", opts->tls_key_path != NULL ? "; do the TLS key and certificate belong together?" : "");
         goto free_server;
     }
+    if (opts->uds != NULL ? http_listen_unix(opts->uds, &fd, err) != 0 : http_listen_tcp(opts->host, opts->port, &fd, &server->port, err) != 0)
+        goto stop_daemon;
+    server->uds = opts->uds == NULL ? NULL : strdup(opts->uds);
+    if (http_acceptor_start(fd, server->opts.max_connections, on_accept, server, &server->acceptor, err) != 0)
+        goto stop_daemon;
     *ret_server = server;
     return 0;
+stop_daemon:
+    MHD_stop_daemon(server->daemon);
 free_server:
     server_free(server);
     return -1;
@@ -341,11 +359,7 @@ free_server:
 
 uint16_t http_server_port(const struct http_server *server) { return server->port; }
 
-void http_server_quiesce(struct http_server *server) {
-    MHD_socket fd = MHD_quiesce_daemon(server->daemon);
-    if (fd != MHD_INVALID_SOCKET)
-        close(fd);
-}
+void http_server_quiesce(struct http_server *server) { http_acceptor_stop(server->acceptor); }
 
 int http_server_active(const struct http_server *server) { return atomic_load(&server->n_active); }
 
@@ -353,6 +367,7 @@ void http_server_stop(struct http_server *server) {
     if (server == NULL)
         return;
     atomic_store(&server->stopping, true);
+    http_acceptor_stop(server->acceptor);
     MHD_stop_daemon(server->daemon); /* joins every thread */
     server_free(server);
 }
