@@ -18,13 +18,13 @@
 #include "net/iface.h"
 
 enum cluster_backend { CLUSTER_MP, CLUSTER_RAY, CLUSTER_HAND };
-enum { CLUSTER_MAX_NODES = 64, CLUSTER_NAME_BYTES = 64, CLUSTER_PROTOCOL = 1 };
+enum { CLUSTER_MAX_NODES = 64, CLUSTER_NAME_BYTES = 64, CLUSTER_PROTOCOL = 1, CLUSTER_HAND_PORT = 29501 };
 
 struct cluster_opts {
     enum cluster_backend backend;
     int tp_size, pp_size;
     const char *interface;       /* --interface, or NULL */
-    int timeout_ms;              /* deadline of placement and joining */
+    int timeout_ms;              /* deadline of placement and joining; 0: 120 s */
     const char *build;           /* version and commit of this binary */
     const char *cpu_max;         /* passed on to workers, or NULL */
     const char *log_level;       /* passed on to workers */
@@ -35,7 +35,10 @@ struct cluster_opts {
     int threads_per_rank;        /* CPUs reserved for each rank; 0: all that are free on the node, shared evenly */
     /* hand */
     const char *master_addr;     /* where the driver listens */
-    uint16_t master_port;
+    uint16_t master_port;        /* 0: CLUSTER_HAND_PORT */
+    /* Asked at least once a second while starting, or NULL: true gives up with ERR_CANCELLED. */
+    bool (*is_cancelled)(void *ctx);
+    void *cancel_ctx;
 };
 
 struct cluster_node {
@@ -62,7 +65,7 @@ int cluster_poll(struct cluster *cluster, struct err *err);
 /* Stops all workers and waits until they are gone (SIGTERM, then SIGKILL after grace_ms; over Ray its stop call). Frees. Accepts NULL. */
 void cluster_stop(struct cluster *cluster, int grace_ms);
 
-/* Worker side: connects to the driver and says HELLO. */
+/* Worker side: what it takes to find the driver and to belong to its launch. */
 struct cluster_join_opts {
     const char *driver_host;
     uint16_t driver_port;
@@ -72,7 +75,11 @@ struct cluster_join_opts {
     const char *build;
     int timeout_ms;
 };
-/* *ret_iface: the address to bind this worker's listener to. A refusal by the driver comes back as its own words. */
+/*
+ * Connects (trying again while refused, until timeout_ms), proves itself, says HELLO and waits until all nodes of the launch have joined.
+ * There is no deadline for the others: the driver has that one; but a driver that closes or falls silent ends the wait.
+ * *ret_iface: the address to bind this worker's listener to. A refusal by the driver comes back as its own words.
+ */
 int cluster_join(const struct cluster_join_opts *opts, int *ret_fd, struct net_iface *ret_iface, struct err *err);
 
 /*
