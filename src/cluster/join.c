@@ -57,7 +57,7 @@ static int await_all(int fd, struct err *err) {
             break;
         }
         if (type == NET_FRAME_REFUSE) {
-            err_set(err, ERR_PEER, "the driver refuses this worker: %s", buf_str(&body));
+            err_set(err, ERR_PEER, "the driver refuses: %s", buf_str(&body));
             break;
         }
         if (type == NET_FRAME_STOP) {
