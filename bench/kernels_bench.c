@@ -48,16 +48,21 @@ static void *aligned_new(size_t bytes)
     return memory;
 }
 
+/* Four streams at a time: one alone stays below what a core can read. */
 static void stream_read(void *arg, int thread)
 {
     struct work *work = arg;
+    enum { STREAMS = 4, RUN = 2048 /* words */ };
     int begin, end;
-    team_share(work->team, thread, (int)(work->n_stream / 4096), &begin, &end);
-    uint64_t sums[16] = {0};
-    for (size_t i = (size_t)begin * 4096; i < (size_t)end * 4096; i += 16)
-        for (int j = 0; j < 16; j++)
-            sums[j] ^= work->stream[i + (size_t)j];
-    for (int j = 0; j < 16; j++)
+    team_share(work->team, thread, (int)(work->n_stream / (STREAMS * RUN)), &begin, &end);
+    uint64_t sums[STREAMS * 2] = {0};
+    for (int part = begin; part < end; part++) {
+        const uint64_t *at = work->stream + (size_t)part * STREAMS * RUN;
+        for (size_t i = 0; i < RUN; i += 2)
+            for (int j = 0; j < STREAMS * 2; j++)
+                sums[j] ^= at[(size_t)(j / 2) * RUN + i + (size_t)j % 2];
+    }
+    for (int j = 0; j < STREAMS * 2; j++)
         work->sink += sums[j];
 }
 
@@ -235,6 +240,9 @@ int main(int argc, char **argv)
     enum kernels_isa isa = KERNELS_ISA_COUNT - 1;
     int max_threads = 2, n_tokens = 512, n_rounds = 15;
     const char *only = NULL;
+    int cpus[TEAM_MAX_THREADS];
+    for (int i = 0; i < TEAM_MAX_THREADS; i++)
+        cpus[i] = i;
     struct err err;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--cpu-max") == 0 && kernels_isa_parse(argv[i + 1], &isa, &err) != 0) {
@@ -264,7 +272,7 @@ int main(int argc, char **argv)
             continue;
         size_t bytes = matrices_make(work, (enum dtype)dtype, (size_t)256 << 20);
         for (int n = 1; n <= max_threads; n++) {
-            if (team_create(n, NULL, &work->team, &err) != 0) {
+            if (team_create(n, cpus, &work->team, &err) != 0) {
                 fprintf(stderr, "kernels_bench: %s\n", err.msg);
                 return 1;
             }
@@ -283,7 +291,7 @@ int main(int argc, char **argv)
         matrices_free(work);
     }
     for (int n = 1; n <= max_threads; n++) {
-        if (team_create(n, NULL, &work->team, &err) != 0) {
+        if (team_create(n, cpus, &work->team, &err) != 0) {
             fprintf(stderr, "kernels_bench: %s\n", err.msg);
             return 1;
         }
