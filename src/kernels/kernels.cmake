@@ -1,7 +1,7 @@
 # Adds the files of each instruction set to `sources`, each with the compiler flags of its own set: no other file may
 # use an instruction that a CPU might lack.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  set(kernels_x86 src/kernels/x86)
+  set(kernels_x86 ${CMAKE_SOURCE_DIR}/src/kernels/x86)
   list(APPEND sources ${kernels_x86}/cpu.c)
   file(GLOB kernels_avx2 CONFIGURE_DEPENDS ${kernels_x86}/*_avx2.c)
   file(GLOB kernels_avx512 CONFIGURE_DEPENDS ${kernels_x86}/*_avx512.c)
