@@ -172,6 +172,13 @@ int comm_group_size(const struct comm_group *group) { return group->room->n_memb
 
 int comm_group_index(const struct comm_group *group) { return group->index; }
 
+/* Other members may still be reading this one's memory, which the caller is about to take back. */
+static int fail(struct comm_group *group, const char *what, struct err *err) {
+    comm_world_fail(group->world, group->rank, what, err);
+    comm_room_quiet(group->room);
+    return -1;
+}
+
 /* ---- All-reduce ---- */
 
 struct comm_xfer comm_leader_xfer(const struct comm_group *group, int part, bool is_send, float *floats, size_t n) {
@@ -199,11 +206,12 @@ static int allreduce_by_leader(struct comm_group *group, float *data, size_t n, 
         const float *vectors[COMM_MAX_RANKS];
         size_t begin = is_sliced ? n * (size_t)group->seat / (size_t)room->n_seats : 0;
         size_t end = is_sliced ? n * (size_t)(group->seat + 1) / (size_t)room->n_seats : n;
-        if (comm_room_wait_all(world, room, entered, deadline_ms, err) != 0)
+        if (comm_room_wait_all(world, room, entered, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
             return -1;
         for (int i = 0; i < room->n_seats; i++)
             vectors[i] = (const float *)room->seats[i].bytes + begin;
         comm_sum(room->sum + begin, vectors, room->n_seats, end - begin);
+        comm_room_end_read(room, group->seat);
         if (is_sliced)
             comm_room_arrive(room, group->seat, summed);
     }
@@ -242,7 +250,7 @@ int comm_allreduce(struct comm_group *group, float *data, size_t n, struct err *
         size_t piece = n - done < group->room->piece_floats ? n - done : group->room->piece_floats;
         if (allreduce_piece(group, data + done, piece, deadline_ms, err) != 0) {
             snprintf(what, sizeof what, "all-reduce of %zu floats", n);
-            return comm_world_fail(group->world, group->rank, what, err);
+            return fail(group, what, err);
         }
         done += piece;
     }
@@ -269,7 +277,7 @@ static int gather_at_root(struct comm_group *group, const void *bytes, size_t le
     memcpy(all + (size_t)group->index * len_bytes, bytes, len_bytes);
     if (room->n_seats > 1) {
         comm_room_arrive(room, group->seat, group->base + 1);
-        if (comm_room_wait_all(world, room, group->base + 1, deadline_ms, err) != 0)
+        if (comm_room_wait_all(world, room, group->base + 1, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
             return -1;
         for (int i = 0, seat = 0; i < room->n_members; i++) {
             if (node_of_member(group, i) != world->node)
@@ -278,6 +286,7 @@ static int gather_at_root(struct comm_group *group, const void *bytes, size_t le
                 memcpy(all + (size_t)i * len_bytes, room->seats[seat].bytes, len_bytes);
             seat++;
         }
+        comm_room_end_read(room, group->seat);
         comm_room_release(room, group->seat, group->base + 2);
     }
     return comm_xfer_run(world, xfers, n_xfers, deadline_ms, err);
@@ -303,7 +312,7 @@ static int finish(struct comm_group *group, const char *name, int root, size_t l
     if (rc == 0)
         return 0;
     snprintf(what, sizeof what, "%s of %zu bytes (root: rank %d)", name, len_bytes, group->room->members[root]);
-    return comm_world_fail(group->world, group->rank, what, err);
+    return fail(group, what, err);
 }
 
 static int check_root(const struct comm_group *group, int root, struct err *err) {
@@ -347,8 +356,12 @@ static int broadcast(struct comm_group *group, int root, void *bytes, size_t len
     comm_room_arrive(room, group->seat, group->base + 1);
     if (comm_room_wait_all(world, room, group->base + 1, deadline_ms, err) != 0)
         return -1;
-    if (group->seat != source_seat)
+    if (group->seat != source_seat) {
+        if (comm_room_begin_read(world, room, group->seat, err) != 0)
+            return -1;
         memcpy(bytes, room->seats[source_seat].bytes, len_bytes);
+        comm_room_end_read(room, group->seat);
+    }
     comm_room_arrive(room, group->seat, group->base + 2);
     return group->seat == source_seat ? comm_room_wait_all(world, room, group->base + 2, deadline_ms, err) : 0;
 }

@@ -132,6 +132,7 @@ enum { COMM_PIECE_FLOATS = 1 << 17, COMM_FLAT_FLOATS = 4096, COMM_PHASES = 4 };
 /* Where a local member says how far it is and what it offers. bytes may be read by others once phase says so. */
 struct comm_seat {
     _Alignas(64) atomic_uint phase;
+    atomic_bool is_reading; /* this member reads what others offer */
     void *bytes;
     int rank;
     bool is_taken, is_left;
@@ -162,6 +163,14 @@ void comm_room_release(struct comm_room *room, int seat, unsigned level);
 /* Waits for all members, or for one, to reach a level. On failure names who is missing. */
 int comm_room_wait_all(struct comm_world *world, struct comm_room *room, unsigned level, int64_t deadline_ms, struct err *err);
 int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int seat, unsigned level, int64_t deadline_ms, struct err *err);
+
+/*
+ * Reading what other members offer goes between these two. An operation that fails waits in quiet until nobody here reads, before it returns
+ * and its caller may free the memory; a read that begins after an abort is refused.
+ */
+int comm_room_begin_read(struct comm_world *world, struct comm_room *room, int seat, struct err *err);
+void comm_room_end_read(struct comm_room *room, int seat);
+void comm_room_quiet(struct comm_room *room);
 
 /* One rank's membership. A group's parts are its members by node, in the order of their lowest ranks; the lowest rank leads its part. */
 struct comm_group {

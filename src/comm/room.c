@@ -1,4 +1,6 @@
 /* The meeting place of a group's members on one node; see inside.h. Each member's thread posts to its own seat. */
+#include <sched.h>
+
 #include "comm/inside.h"
 
 struct look {
@@ -53,4 +55,21 @@ int comm_room_wait_all(struct comm_world *world, struct comm_room *room, unsigne
 
 int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int seat, unsigned level, int64_t deadline_ms, struct err *err) {
     return wait_for(world, room, seat, level, deadline_ms, err);
+}
+
+int comm_room_begin_read(struct comm_world *world, struct comm_room *room, int seat, struct err *err) {
+    atomic_store(&room->seats[seat].is_reading, true);
+    /* Either this sees the abort, or whoever waits in comm_room_quiet after it sees the reading. */
+    if (!comm_world_is_aborted(world))
+        return 0;
+    comm_room_end_read(room, seat);
+    return comm_world_cancelled(world, err);
+}
+
+void comm_room_end_read(struct comm_room *room, int seat) { atomic_store(&room->seats[seat].is_reading, false); }
+
+void comm_room_quiet(struct comm_room *room) {
+    for (int i = 0; i < room->n_seats; i++)
+        while (atomic_load(&room->seats[i].is_reading))
+            sched_yield();
 }

@@ -35,7 +35,7 @@ struct kit_seat {
     pthread_t thread;
 };
 
-static void kit_die(const char *what, const struct err *err) {
+static inline void kit_die(const char *what, const struct err *err) {
     fprintf(stderr, "%s: %s\n", what, err->msg);
     abort();
 }
@@ -46,14 +46,14 @@ struct kit_connect {
     struct err err;
 };
 
-static void *kit_connect_main(void *arg) {
+static inline void *kit_connect_main(void *arg) {
     struct kit_connect *c = arg;
     c->rc = comm_world_connect(c->kit->worlds[c->node], c->kit->addrs, c->kit->n_nodes, clock_mono_ms() + c->timeout_ms, &c->err);
     return NULL;
 }
 
 /* layout: ranks on each node, ended by 0. Ranks are numbered node by node unless is_dealt deals them round. */
-static void kit_create(struct kit *kit, const int *layout, int is_dealt, int op_timeout_ms) {
+static inline void kit_create(struct kit *kit, const int *layout, int is_dealt, int op_timeout_ms) {
     struct err err;
     *kit = (struct kit){0};
     if (net_secret_make(&kit->secret, &err) != 0)
@@ -77,7 +77,7 @@ static void kit_create(struct kit *kit, const int *layout, int is_dealt, int op_
     }
 }
 
-static void kit_connect(struct kit *kit) {
+static inline void kit_connect(struct kit *kit) {
     struct kit_connect connects[COMM_MAX_NODES];
     pthread_t threads[COMM_MAX_NODES];
     for (int node = 0; node < kit->n_nodes; node++) {
@@ -91,31 +91,31 @@ static void kit_connect(struct kit *kit) {
     }
 }
 
-static void kit_destroy(struct kit *kit) {
+static inline void kit_destroy(struct kit *kit) {
     for (int node = 0; node < kit->n_nodes; node++)
         comm_world_destroy(kit->worlds[node]);
 }
 
-static void *kit_seat_main(void *arg) {
+static inline void *kit_seat_main(void *arg) {
     struct kit_seat *seat = arg;
     seat->rc = seat->fn(seat);
     return NULL;
 }
 
-static void kit_start(struct kit *kit, struct kit_seat *seats, int (*fn)(struct kit_seat *), void *arg) {
+static inline void kit_start(struct kit *kit, struct kit_seat *seats, int (*fn)(struct kit_seat *), void *arg) {
     for (int rank = 0; rank < kit->n_ranks; rank++) {
         seats[rank] = (struct kit_seat){.kit = kit, .world = kit->worlds[kit->node_of_rank[rank]], .rank = rank, .arg = arg, .fn = fn};
         pthread_create(&seats[rank].thread, NULL, kit_seat_main, &seats[rank]);
     }
 }
 
-static void kit_join(struct kit *kit, struct kit_seat *seats) {
+static inline void kit_join(struct kit *kit, struct kit_seat *seats) {
     for (int rank = 0; rank < kit->n_ranks; rank++)
         pthread_join(seats[rank].thread, NULL);
 }
 
 /* Runs fn on every rank; all must succeed. */
-static void kit_run(struct kit *kit, int (*fn)(struct kit_seat *), void *arg) {
+static inline void kit_run(struct kit *kit, int (*fn)(struct kit_seat *), void *arg) {
     struct kit_seat seats[COMM_MAX_RANKS];
     kit_start(kit, seats, fn, arg);
     kit_join(kit, seats);
