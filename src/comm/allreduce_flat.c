@@ -20,7 +20,7 @@ int comm_allreduce_flat(struct comm_group *group, float *data, size_t n, int64_t
         vectors[i] = turn + (size_t)i * COMM_FLAT_FLOATS;
     memcpy(turn + (size_t)group->seat * COMM_FLAT_FLOATS, data, n * sizeof *data);
     comm_room_arrive(room, group->seat, group->base + 1);
-    if (comm_room_wait_all(group->world, room, group->base + 1, deadline_ms, err) != 0)
+    if (comm_room_wait_all(group->world, room, group->seat, group->base + 1, deadline_ms, err) != 0)
         return -1;
     comm_sum(data, vectors, room->n_seats, n);
     return 0;

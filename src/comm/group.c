@@ -206,7 +206,7 @@ static int allreduce_by_leader(struct comm_group *group, float *data, size_t n, 
         const float *vectors[COMM_MAX_RANKS];
         size_t begin = is_sliced ? n * (size_t)group->seat / (size_t)room->n_seats : 0;
         size_t end = is_sliced ? n * (size_t)(group->seat + 1) / (size_t)room->n_seats : n;
-        if (comm_room_wait_all(world, room, entered, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
+        if (comm_room_wait_all(world, room, group->seat, entered, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
             return -1;
         for (int i = 0; i < room->n_seats; i++)
             vectors[i] = (const float *)room->seats[i].bytes + begin;
@@ -216,11 +216,11 @@ static int allreduce_by_leader(struct comm_group *group, float *data, size_t n, 
             comm_room_arrive(room, group->seat, summed);
     }
     if (comm_group_leads(group)) {
-        if ((is_sliced && comm_room_wait_all(world, room, summed, deadline_ms, err) != 0) ||
+        if ((is_sliced && comm_room_wait_all(world, room, group->seat, summed, deadline_ms, err) != 0) ||
             comm_select_between(group->n_parts, n)(group, room->sum, n, deadline_ms, err) != 0)
             return -1;
         comm_room_release(room, group->seat, finished);
-    } else if (comm_room_wait_one(world, room, 0, finished, deadline_ms, err) != 0) {
+    } else if (comm_room_wait_one(world, room, group->seat, 0, finished, deadline_ms, err) != 0) {
         return -1;
     }
     memcpy(data, room->sum, n * sizeof *data);
@@ -277,7 +277,7 @@ static int gather_at_root(struct comm_group *group, const void *bytes, size_t le
     memcpy(all + (size_t)group->index * len_bytes, bytes, len_bytes);
     if (room->n_seats > 1) {
         comm_room_arrive(room, group->seat, group->base + 1);
-        if (comm_room_wait_all(world, room, group->base + 1, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
+        if (comm_room_wait_all(world, room, group->seat, group->base + 1, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
             return -1;
         for (int i = 0, seat = 0; i < room->n_members; i++) {
             if (node_of_member(group, i) != world->node)
@@ -302,7 +302,7 @@ static int gather_elsewhere(struct comm_group *group, int root, const void *byte
     }
     room->seats[group->seat].bytes = (void *)bytes;
     comm_room_arrive(room, group->seat, group->base + 1);
-    return comm_room_wait_one(world, room, seat_of_rank(room, root_rank), group->base + 2, deadline_ms, err);
+    return comm_room_wait_one(world, room, group->seat, seat_of_rank(room, root_rank), group->base + 2, deadline_ms, err);
 }
 
 /* An operation with a root ends the same way for both. */
@@ -354,7 +354,7 @@ static int broadcast(struct comm_group *group, int root, void *bytes, size_t len
     if (group->seat == source_seat)
         room->seats[group->seat].bytes = bytes;
     comm_room_arrive(room, group->seat, group->base + 1);
-    if (comm_room_wait_all(world, room, group->base + 1, deadline_ms, err) != 0)
+    if (comm_room_wait_all(world, room, group->seat, group->base + 1, deadline_ms, err) != 0)
         return -1;
     if (group->seat != source_seat) {
         if (comm_room_begin_read(world, room, group->seat, err) != 0)
@@ -363,7 +363,7 @@ static int broadcast(struct comm_group *group, int root, void *bytes, size_t len
         comm_room_end_read(room, group->seat);
     }
     comm_room_arrive(room, group->seat, group->base + 2);
-    return group->seat == source_seat ? comm_room_wait_all(world, room, group->base + 2, deadline_ms, err) : 0;
+    return group->seat == source_seat ? comm_room_wait_all(world, room, group->seat, group->base + 2, deadline_ms, err) : 0;
 }
 
 int comm_broadcast(struct comm_group *group, int root, void *bytes, size_t len_bytes, struct err *err) {

@@ -28,13 +28,29 @@ struct comm_bell {
 
 typedef bool (*comm_ready_fn)(const void *arg);
 
+/*
+ * How long a waiter spins before it sleeps. Where spinning does not pay (more threads than cores: the one that is waited for may need this
+ * very core; or a neighbour that takes far longer), it soon spins only shortly, and tries the whole time again now and then. Zero at the
+ * start. Owned by the one thread that waits at this place.
+ */
+struct comm_patience {
+    uint8_t n_failed; /* spins in a row that ended in sleep */
+    uint8_t n_short;  /* short spins since the last whole one */
+};
+
+/* Whether to spin for the whole time now. */
+bool comm_patience_is_long(struct comm_patience *patience);
+/* was_enough: what was waited for came while spinning. Say nothing of a wait that was over before it began. */
+void comm_patience_learn(struct comm_patience *patience, bool was_enough);
+
 /* Wakes all sleepers. The change must have been stored (sequentially consistent) before. Costs one load when nobody sleeps. */
 void comm_bell_ring(struct comm_bell *bell);
 /*
  * Returns ERR_NONE once ready(arg), which must read what it looks at sequentially consistent. Spins briefly, then sleeps.
  * ERR_CANCELLED when the world was aborted, ERR_TIMEOUT when the deadline passed.
  */
-enum err_code comm_bell_wait(struct comm_world *world, struct comm_bell *bell, comm_ready_fn ready, const void *arg, int64_t deadline_ms);
+enum err_code comm_bell_wait(struct comm_world *world, struct comm_bell *bell, struct comm_patience *patience, comm_ready_fn ready, const void *arg,
+                             int64_t deadline_ms);
 
 static inline void comm_cpu_relax(void) {
 #if defined(__x86_64__)
@@ -50,6 +66,7 @@ static inline void comm_cpu_relax(void) {
 struct comm_link {
     int fd; /* -1: none (the two ranks share a node, or the world is not connected) */
     uint32_t n_sent, n_received; /* messages so far: the sequence numbers that both ends check */
+    struct comm_patience patience;
 };
 
 struct comm_world {
@@ -133,6 +150,7 @@ enum { COMM_PIECE_FLOATS = 1 << 17, COMM_FLAT_FLOATS = 4096, COMM_PHASES = 4 };
 struct comm_seat {
     _Alignas(64) atomic_uint phase;
     atomic_bool is_reading; /* this member reads what others offer */
+    struct comm_patience patience;
     void *bytes;
     int rank;
     bool is_taken, is_left;
@@ -160,9 +178,9 @@ void comm_room_destroy(struct comm_world *world, struct comm_room *room);
 void comm_room_arrive(struct comm_room *room, int seat, unsigned level);
 /* Posts a level that single waiters look for: wakes sleepers in any case. */
 void comm_room_release(struct comm_room *room, int seat, unsigned level);
-/* Waits for all members, or for one, to reach a level. On failure names who is missing. */
-int comm_room_wait_all(struct comm_world *world, struct comm_room *room, unsigned level, int64_t deadline_ms, struct err *err);
-int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int seat, unsigned level, int64_t deadline_ms, struct err *err);
+/* The member `self` waits for all members, or for the one at `other`, to reach a level. On failure names who is missing. */
+int comm_room_wait_all(struct comm_world *world, struct comm_room *room, int self, unsigned level, int64_t deadline_ms, struct err *err);
+int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int self, int other, unsigned level, int64_t deadline_ms, struct err *err);
 
 /*
  * Reading what other members offer goes between these two. An operation that fails waits in quiet until nobody here reads, before it returns

@@ -13,7 +13,8 @@
 #include "comm/inside.h"
 
 enum {
-    SPIN_NS = 50000,
+    LONG_SPIN_NS = 50000,
+    SHORT_SPIN_NS = 2000,
     XFERS_MAX = 2 * COMM_MAX_RANKS,
     /* A stream that is never interrupted must still see an abort or a deadline now and then. */
     MOVES_BETWEEN_CHECKS = 64
@@ -127,7 +128,10 @@ static int sleep_on(struct comm_world *world, struct comm_xfer *xfers, int n, in
 int comm_xfer_run(struct comm_world *world, struct comm_xfer *xfers, int n, int64_t deadline_ms, struct err *err) {
     if (n > XFERS_MAX)
         return err_set(err, ERR_INTERNAL, "%d transfers at a time; at most %d are possible", n, XFERS_MAX);
-    int64_t idle_since_ns = 0; /* 0: something just moved */
+    if (n == 0)
+        return 0;
+    struct comm_patience *patience = &comm_world_link(world, xfers[0].rank, xfers[0].peer)->patience;
+    int64_t idle_since_ns = 0, spin_ns = 0; /* 0: something just moved */
     int n_moves = 0;
     for (;;) {
         int n_open = 0;
@@ -149,19 +153,24 @@ int comm_xfer_run(struct comm_world *world, struct comm_xfer *xfers, int n, int6
             has_moved |= rc > 0;
             n_open += is_done(xfer) ? 0 : 1;
         }
+        if (has_moved && idle_since_ns != 0) {
+            comm_patience_learn(patience, true);
+            idle_since_ns = 0;
+        }
         if (n_open == 0)
             return 0;
-        if (has_moved && ++n_moves % MOVES_BETWEEN_CHECKS != 0) {
-            idle_since_ns = 0;
+        if (has_moved && ++n_moves % MOVES_BETWEEN_CHECKS != 0)
             continue;
-        }
         if (comm_world_is_aborted(world))
             return comm_world_cancelled(world, err);
         int64_t now_ns = clock_mono_ns();
-        if (idle_since_ns == 0)
+        if (idle_since_ns == 0) {
             idle_since_ns = now_ns;
-        if (now_ns - idle_since_ns < SPIN_NS)
+            spin_ns = comm_patience_is_long(patience) ? LONG_SPIN_NS : SHORT_SPIN_NS;
+        }
+        if (now_ns - idle_since_ns < spin_ns)
             continue;
+        comm_patience_learn(patience, false);
         if (sleep_on(world, xfers, n, deadline_ms, err) != 0)
             return -1;
         idle_since_ns = 0;

@@ -12,7 +12,9 @@ enum { RING_BYTES = 1 << 20, CHUNK_BYTES = 64 << 10 };
 
 struct comm_pipe {
     _Alignas(64) atomic_size_t n_written; /* bytes since the start */
+    struct comm_patience writer;
     _Alignas(64) atomic_size_t n_read;
+    struct comm_patience reader;
     _Alignas(64) struct comm_bell bell;
     char *ring; /* [RING_BYTES] */
 };
@@ -53,11 +55,9 @@ static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 static enum err_code write_bytes(struct comm_world *world, struct comm_pipe *pipe, const char *bytes, size_t len_bytes, int64_t deadline_ms) {
     while (len_bytes > 0) {
-        if (!has_room(pipe)) {
-            enum err_code code = comm_bell_wait(world, &pipe->bell, has_room, pipe, deadline_ms);
-            if (code != ERR_NONE)
-                return code;
-        }
+        enum err_code code = comm_bell_wait(world, &pipe->bell, &pipe->writer, has_room, pipe, deadline_ms);
+        if (code != ERR_NONE)
+            return code;
         size_t written = atomic_load_explicit(&pipe->n_written, memory_order_relaxed);
         size_t room = RING_BYTES - (written - atomic_load(&pipe->n_read)), at = written % RING_BYTES;
         size_t n = least(least(len_bytes, CHUNK_BYTES), least(room, RING_BYTES - at));
@@ -72,11 +72,9 @@ static enum err_code write_bytes(struct comm_world *world, struct comm_pipe *pip
 
 static enum err_code read_bytes(struct comm_world *world, struct comm_pipe *pipe, char *bytes, size_t len_bytes, int64_t deadline_ms) {
     while (len_bytes > 0) {
-        if (!has_bytes(pipe)) {
-            enum err_code code = comm_bell_wait(world, &pipe->bell, has_bytes, pipe, deadline_ms);
-            if (code != ERR_NONE)
-                return code;
-        }
+        enum err_code code = comm_bell_wait(world, &pipe->bell, &pipe->reader, has_bytes, pipe, deadline_ms);
+        if (code != ERR_NONE)
+            return code;
         size_t done = atomic_load_explicit(&pipe->n_read, memory_order_relaxed);
         size_t there = atomic_load(&pipe->n_written) - done, at = done % RING_BYTES;
         size_t n = least(least(len_bytes, CHUNK_BYTES), least(there, RING_BYTES - at));

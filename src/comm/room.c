@@ -34,27 +34,28 @@ void comm_room_release(struct comm_room *room, int seat, unsigned level) {
     comm_bell_ring(&room->bell);
 }
 
-static int wait_for(struct comm_world *world, struct comm_room *room, int seat, unsigned level, int64_t deadline_ms, struct err *err) {
-    struct look look = {room, seat, level};
-    enum err_code code = comm_bell_wait(world, &room->bell, is_reached, &look, deadline_ms);
+/* other: a seat, or -1 for all. */
+static int wait_for(struct comm_world *world, struct comm_room *room, int self, int other, unsigned level, int64_t deadline_ms, struct err *err) {
+    struct look look = {room, other, level};
+    enum err_code code = comm_bell_wait(world, &room->bell, &room->seats[self].patience, is_reached, &look, deadline_ms);
     if (code == ERR_NONE)
         return 0;
     if (code == ERR_CANCELLED)
         return comm_world_cancelled(world, err);
     for (int i = 0; i < room->n_seats; i++) {
         look.seat = i;
-        if ((seat < 0 || seat == i) && !is_reached(&look))
+        if ((other < 0 || other == i) && !is_reached(&look))
             return err_set(err, code, "rank %d of this node did not come within %d ms", room->seats[i].rank, world->op_timeout_ms);
     }
     return err_set(err, code, "a rank of this node came only after %d ms", world->op_timeout_ms);
 }
 
-int comm_room_wait_all(struct comm_world *world, struct comm_room *room, unsigned level, int64_t deadline_ms, struct err *err) {
-    return wait_for(world, room, -1, level, deadline_ms, err);
+int comm_room_wait_all(struct comm_world *world, struct comm_room *room, int self, unsigned level, int64_t deadline_ms, struct err *err) {
+    return wait_for(world, room, self, -1, level, deadline_ms, err);
 }
 
-int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int seat, unsigned level, int64_t deadline_ms, struct err *err) {
-    return wait_for(world, room, seat, level, deadline_ms, err);
+int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int self, int other, unsigned level, int64_t deadline_ms, struct err *err) {
+    return wait_for(world, room, self, other, level, deadline_ms, err);
 }
 
 int comm_room_begin_read(struct comm_world *world, struct comm_room *room, int seat, struct err *err) {

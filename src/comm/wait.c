@@ -11,8 +11,27 @@
 #include "base/clock.h"
 #include "comm/inside.h"
 
-/* Some tens of microseconds: longer than a neighbour needs for its slice, too short to starve others on a full machine. */
-enum { SPIN_ROUNDS = 1000 };
+enum {
+    /* Some tens of microseconds: longer than a neighbour needs for its slice, too short to starve others on a full machine. */
+    LONG_ROUNDS = 1000,
+    SHORT_ROUNDS = 40,
+    FAILED_SPINS = 3,  /* in a row, until spins become short */
+    SHORT_SPINS = 20   /* until a long one is tried again */
+};
+
+bool comm_patience_is_long(struct comm_patience *patience) {
+    if (patience->n_failed < FAILED_SPINS)
+        return true;
+    patience->n_short = (uint8_t)((patience->n_short + 1) % SHORT_SPINS);
+    return patience->n_short == 0;
+}
+
+void comm_patience_learn(struct comm_patience *patience, bool was_enough) {
+    if (was_enough)
+        patience->n_failed = 0;
+    else if (patience->n_failed < FAILED_SPINS)
+        patience->n_failed++;
+}
 
 void comm_bell_ring(struct comm_bell *bell) {
     if (atomic_load(&bell->n_sleepers) == 0)
@@ -31,12 +50,18 @@ static void sleep_on(struct comm_bell *bell, unsigned seen, int64_t deadline_ms)
     syscall(SYS_futex, &bell->word, FUTEX_WAIT_PRIVATE, seen, timeout, NULL, 0);
 }
 
-enum err_code comm_bell_wait(struct comm_world *world, struct comm_bell *bell, comm_ready_fn ready, const void *arg, int64_t deadline_ms) {
-    for (int i = 0; i < SPIN_ROUNDS; i++) {
-        if (ready(arg))
-            return ERR_NONE;
+enum err_code comm_bell_wait(struct comm_world *world, struct comm_bell *bell, struct comm_patience *patience, comm_ready_fn ready, const void *arg,
+                             int64_t deadline_ms) {
+    if (ready(arg))
+        return ERR_NONE;
+    for (int i = comm_patience_is_long(patience) ? LONG_ROUNDS : SHORT_ROUNDS; i > 0; i--) {
         comm_cpu_relax();
+        if (ready(arg)) {
+            comm_patience_learn(patience, true);
+            return ERR_NONE;
+        }
     }
+    comm_patience_learn(patience, false);
     enum err_code code = ERR_NONE;
     atomic_fetch_add(&bell->n_sleepers, 1);
     for (;;) {
