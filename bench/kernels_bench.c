@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/clock.h"
 #include "base/rand.h"
@@ -40,11 +41,14 @@ struct work {
 
 static void *aligned_new(size_t bytes)
 {
-    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    const size_t huge = (size_t)2 << 20, align = bytes >= huge ? huge : 64;
+    void *memory = aligned_alloc(align, (bytes + align - 1) / align * align);
     if (!memory) {
         fprintf(stderr, "kernels_bench: %zu bytes of memory could not be had\n", bytes);
         exit(1);
     }
+    if (align == huge) /* fewer pages to look up while streaming, as the program does for its weights */
+        madvise(memory, bytes, MADV_HUGEPAGE);
     return memory;
 }
 

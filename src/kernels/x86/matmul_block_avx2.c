@@ -11,18 +11,13 @@
  * quads of a group there (15 · 127 · 16 = 30480); values below 32 four quads; values below 64 two. Q8_0 has no room and
  * no unsigned values: |w| · (q with the sign of w).
  */
+#include "kernels/blocks.h"
 #include "kernels/ops.h"
 #include "kernels/panel.h"
 #include "kernels/x86/intrin.h"
 #include "kernels/x86/x86.h"
 
-#ifndef P1
-#define P1 2
-#define P2 2
-#define P3 2
-#define P4 2
-#endif
-enum { ROWS = KERNELS_PANEL_ROWS, GROUP = KERNELS_GROUP, FEW = 4, FEW_SUMS=16, TILE = 4, BLOCK_GROUPS = 32, CHUNK = 256 };
+enum { ROWS = KERNELS_PANEL_ROWS, GROUP = KERNELS_GROUP, FEW = 4, TILE = 4, BLOCK_GROUPS = 32, CHUNK = 256 };
 
 /* BLOCK_GROUPS groups of one panel, unpacked. */
 struct scratch_block {
@@ -111,21 +106,19 @@ KERNELS_INLINE void quads_load(enum dtype dtype, const uint8_t *weights, int j, 
     *ret_high = high;
 }
 
-/* Partial dot products of a group for one token in 16 bits: [columns 0–15, 16–31][first or second pair of quads][h]. */
+/*
+ * Partial dot products of a group for one token: in 16 bits [columns 0–15, 16–31][first or second pair of quads][rows],
+ * all in [0][0] unless that would overflow; in 32 bits for Q8_0.
+ */
 struct dots {
     __m256i s16[2][2][2];
-    __m256i s32[2]; /* Q8_0 */
+    __m256i s32[2];
 };
 
-/* Where quad j (0 to 7) adds up: 0 and 0 for all of a group, or apart when 16 bits would overflow. */
-KERNELS_INLINE int dots_side(enum dtype dtype, int quad)
+/* Quads that may be added in 16 bits, one after the other. */
+KERNELS_INLINE int run_quads(enum dtype dtype)
 {
-    return dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? quad / 4 : 0;
-}
-
-KERNELS_INLINE int dots_pair(enum dtype dtype, int quad)
-{
-    return dtype == DTYPE_Q6_K ? quad % 4 / 2 : 0;
+    return dtype == DTYPE_Q6_K ? 2 : dtype == DTYPE_Q5_K ? 4 : 8;
 }
 
 KERNELS_INLINE void dots_clear(struct dots *dots)
@@ -135,17 +128,43 @@ KERNELS_INLINE void dots_clear(struct dots *dots)
     dots->s32[0] = dots->s32[1] = _mm256_setzero_si256();
 }
 
+/* Four signed products a lane, added up. */
+KERNELS_INLINE __m256i signed_products(__m256i w, __m256i q)
+{
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)), _mm256_set1_epi16(1));
+}
+
 /* Adds quad `quad` of 16 rows (w[h]) times four activations. */
 KERNELS_INLINE void dots_add(enum dtype dtype, struct dots *dots, int quad, const __m256i w[2], __m256i q)
 {
     for (int h = 0; h < 2; h++) {
         if (dtype == DTYPE_Q8_0) {
-            __m256i products = _mm256_maddubs_epi16(_mm256_abs_epi8(w[h]), _mm256_sign_epi8(q, w[h]));
-            dots->s32[h] = _mm256_add_epi32(dots->s32[h], _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
+            dots->s32[h] = _mm256_add_epi32(dots->s32[h], signed_products(w[h], q));
         } else {
-            __m256i *sum = &dots->s16[dots_side(dtype, quad)][dots_pair(dtype, quad)][h];
+            int run = quad / run_quads(dtype), at = dtype == DTYPE_Q5_K ? 2 * run : run; /* a side is 4 quads */
+            __m256i *sum = &dots->s16[at / 2][at % 2][h];
             *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(w[h], q));
         }
+    }
+}
+
+/* To 32 bits: ret[side][h]; one side for all columns but in Q6_K. */
+KERNELS_INLINE void dots_widen(enum dtype dtype, const struct dots *dots, __m256i ret[2][2])
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int h = 0; h < 2; h++) {
+        if (dtype == DTYPE_Q8_0) {
+            ret[0][h] = dots->s32[h];
+            continue;
+        }
+        __m256i first = _mm256_madd_epi16(dots->s16[0][0][h], ones);
+        if (dtype == DTYPE_Q5_K)
+            first = _mm256_add_epi32(first, _mm256_madd_epi16(dots->s16[1][0][h], ones));
+        if (dtype == DTYPE_Q6_K) {
+            first = _mm256_add_epi32(first, _mm256_madd_epi16(dots->s16[0][1][h], ones));
+            ret[1][h] = _mm256_add_epi32(_mm256_madd_epi16(dots->s16[1][0][h], ones), _mm256_madd_epi16(dots->s16[1][1][h], ones));
+        }
+        ret[0][h] = first;
     }
 }
 
@@ -155,30 +174,20 @@ KERNELS_INLINE __m256 scaled_add(__m256 acc, __m256i dot, __m256 q_scale, __m256
 }
 
 /* acc[h] += the group's dot products with all scales, offsets and minima. sums: of the activations, per half group. */
-KERNELS_INLINE void dots_finish(enum dtype dtype, const struct dots *dots, const struct group_scales *scales, float q_scale,
+KERNELS_INLINE void dots_finish(enum dtype dtype, const __m256i dots[2][2], const struct group_scales *scales, float q_scale,
                                 const int32_t *sums, __m256 acc[2])
 {
-    const __m256i ones = _mm256_set1_epi16(1);
+    int n_sides = dtype == DTYPE_Q6_K ? 2 : 1, offset = blocks_offset(dtype);
     __m256 qs = _mm256_set1_ps(q_scale);
-    __m256 scaled_sum = has_minima(dtype) ? _mm256_set1_ps(q_scale * (float)(sums[0] + sums[1])) : _mm256_setzero_ps();
-    for (int h = 0; h < 2; h++) {
-        if (dtype == DTYPE_Q8_0) {
-            acc[h] = scaled_add(acc[h], dots->s32[h], qs, scales->scale[0][h]);
-        } else if (dtype == DTYPE_Q6_K) {
-            for (int side = 0; side < 2; side++) {
-                __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(dots->s16[side][0][h], ones), _mm256_madd_epi16(dots->s16[side][1][h], ones));
-                dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(32 * sums[side]));
-                acc[h] = scaled_add(acc[h], dot, qs, scales->scale[side][h]);
-            }
-        } else {
-            __m256i dot = _mm256_madd_epi16(dots->s16[0][0][h], ones);
-            if (dtype == DTYPE_Q5_K)
-                dot = _mm256_add_epi32(dot, _mm256_madd_epi16(dots->s16[1][0][h], ones));
-            if (dtype == DTYPE_Q4_0)
-                dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(8 * (sums[0] + sums[1])));
-            acc[h] = scaled_add(acc[h], dot, qs, scales->scale[0][h]);
+    for (int side = 0; side < n_sides; side++) {
+        int32_t sum = n_sides == 2 ? sums[side] : sums[0] + sums[1];
+        for (int h = 0; h < 2; h++) {
+            __m256i dot = dots[side][h];
+            if (offset)
+                dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(offset * sum));
+            acc[h] = scaled_add(acc[h], dot, qs, scales->scale[side][h]);
             if (has_minima(dtype))
-                acc[h] = _mm256_fnmadd_ps(scaled_sum, scales->minimum[h], acc[h]);
+                acc[h] = _mm256_fnmadd_ps(_mm256_set1_ps(q_scale * (float)sum), scales->minimum[h], acc[h]);
         }
     }
 }
@@ -197,13 +206,13 @@ KERNELS_INLINE void out_write(const struct kernels_matrix *matrix, int panel, co
 
 /*
  * n_panels neighbouring panels for n tokens (constants where this is inlined), straight from the packed weights. Several
- * panels are several streams of addresses, which keep more lines under way than one (measured: 16 against 22 GB/s).
+ * panels are several streams of addresses, which keep more lines under way than one (measured on Zen 3: 16 against 22 GB/s).
  */
 KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kernels_matrix *matrix, int first_panel,
                         const struct kernels_acts *acts, float *out, size_t out_stride)
 {
     size_t n_cols = (size_t)matrix->n_cols, n_groups = n_cols / GROUP;
-    __m256 acc[FEW_SUMS][2];
+    __m256 acc[4 * FEW][2];
     for (int i = 0; i < n_panels * n; i++)
         acc[i][0] = acc[i][1] = _mm256_setzero_ps();
     for (size_t g = 0; g < n_groups; g++) {
@@ -234,7 +243,10 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
                         &scales);
             for (int t = 0; t < n; t++) {
                 size_t at = (size_t)t * n_groups + g;
-                dots_finish(dtype, &dots[t], &scales, acts->scales[at], acts->sums + 2 * at, acc[t * n_panels + p]);
+                __m256i wide[2][2];
+                dots_widen(dtype, &dots[t], wide);
+                dots_finish(dtype, (const __m256i(*)[2])wide, &scales, acts->scales[at], acts->sums + 2 * at,
+                            acc[t * n_panels + p]);
             }
         }
     }
@@ -273,6 +285,46 @@ KERNELS_INLINE void unpack(enum dtype dtype, const uint8_t *panel, size_t begin,
     }
 }
 
+/* The dot products of one unpacked group with n tokens from q on: ret[t][side][h] in 32 bits. */
+KERNELS_INLINE void tile_dots(enum dtype dtype, int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2][2])
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int i = 0; i < n * 4; i++)
+        ret[i / 4][i / 2 % 2][i % 2] = _mm256_setzero_si256();
+    for (int run = 0; run < 8 / run_quads(dtype); run++) {
+        __m256i s16[TILE][2];
+        for (int t = 0; t < n; t++)
+            s16[t][0] = s16[t][1] = _mm256_setzero_si256();
+        for (int quad = run * run_quads(dtype); quad < (run + 1) * run_quads(dtype); quad++) {
+            __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
+                            _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
+            for (int t = 0; t < n; t++) {
+                __m256i acts = q_load(q + (size_t)t * n_cols + quad * 4);
+                for (int h = 0; h < 2; h++)
+                    s16[t][h] = _mm256_add_epi16(s16[t][h], _mm256_maddubs_epi16(w[h], acts));
+            }
+        }
+        int side = dtype == DTYPE_Q6_K ? run / 2 : 0;
+        for (int t = 0; t < n; t++)
+            for (int h = 0; h < 2; h++)
+                ret[t][side][h] = _mm256_add_epi32(ret[t][side][h], _mm256_madd_epi16(s16[t][h], ones));
+    }
+}
+
+/* The same for Q8_0. */
+KERNELS_INLINE void tile_dots_signed(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2][2])
+{
+    for (int i = 0; i < n * 2; i++)
+        ret[i / 2][0][i % 2] = _mm256_setzero_si256();
+    for (int quad = 0; quad < 8; quad++) {
+        __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
+                        _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
+        for (int t = 0; t < n; t++)
+            for (int h = 0; h < 2; h++)
+                ret[t][0][h] = _mm256_add_epi32(ret[t][0][h], signed_products(w[h], q_load(q + (size_t)t * n_cols + quad * 4)));
+    }
+}
+
 /* acc[n][16] += groups [begin, begin + n_block) of an unpacked panel times n tokens from `token` on. */
 KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t begin, size_t n_block, const struct scratch_block *scratch,
                          const struct kernels_acts *acts, size_t token, float *acc)
@@ -286,15 +338,11 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
     for (size_t i = 0; i < n_block; i++) {
         const uint8_t *weights = dtype == DTYPE_Q8_0 ? panel + panel_weights_at(dtype, (int)(begin + i)) : &scratch->quads[i][0][0];
         const int8_t *q = acts->q + token * n_cols + (begin + i) * GROUP;
-        struct dots dots[TILE];
-        for (int t = 0; t < n; t++)
-            dots_clear(&dots[t]);
-        for (int quad = 0; quad < 8; quad++) {
-            __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
-                            _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
-            for (int t = 0; t < n; t++)
-                dots_add(dtype, &dots[t], quad, w, q_load(q + (size_t)t * n_cols + quad * 4));
-        }
+        __m256i dots[TILE][2][2];
+        if (dtype == DTYPE_Q8_0)
+            tile_dots_signed(n, weights, q, n_cols, dots);
+        else
+            tile_dots(dtype, n, weights, q, n_cols, dots);
         struct group_scales scales;
         for (int h = 0; h < 2; h++) {
             scales.scale[0][h] = _mm256_load_ps(&scratch->scales[i][0][8 * h]);
@@ -305,13 +353,19 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
         }
         for (int t = 0; t < n; t++) {
             size_t at = (token + (size_t)t) * n_groups + begin + i;
-            dots_finish(dtype, &dots[t], &scales, acts->scales[at], acts->sums + 2 * at, total[t]);
+            dots_finish(dtype, (const __m256i(*)[2])dots[t], &scales, acts->scales[at], acts->sums + 2 * at, total[t]);
         }
     }
     for (int t = 0; t < n; t++) {
         _mm256_store_ps(acc + t * ROWS, total[t][0]);
         _mm256_store_ps(acc + t * ROWS + 8, total[t][1]);
     }
+}
+
+/* Tokens at once in a tile, so that sums and weights fit the registers. Measured. */
+KERNELS_INLINE int tile_tokens(enum dtype dtype)
+{
+    return dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 3 : TILE;
 }
 
 /* One panel for tokens [token, token + n), n at most CHUNK. */
@@ -324,18 +378,22 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
     for (size_t begin = 0; begin < n_groups; begin += BLOCK_GROUPS) {
         size_t n_block = n_groups - begin < BLOCK_GROUPS ? n_groups - begin : BLOCK_GROUPS;
         unpack(dtype, panel, begin, n_block, scratch);
-        int t = 0;
-        for (; t + TILE <= n; t += TILE)
-            tile(dtype, TILE, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]);
-        switch (n - t) {
-        case 1: tile(dtype, 1, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]); break;
-        case 2: tile(dtype, 2, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]); break;
-        case 3: tile(dtype, 3, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]); break;
-        default: break;
-        }
+        int t = 0, at_once = tile_tokens(dtype);
+        for (; t + at_once <= n; t += at_once)
+            tile(dtype, at_once, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]);
+        for (; t + 2 <= n; t += 2)
+            tile(dtype, 2, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]);
+        if (t < n)
+            tile(dtype, 1, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]);
     }
     for (int t = 0; t < n; t++)
         out_write(matrix, p, scratch->acc[t], out + (token + (size_t)t) * out_stride);
+}
+
+/* Up to how many tokens the weights are worth unpacking again for each use. */
+KERNELS_INLINE int few_tokens(enum dtype dtype)
+{
+    return dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 2 : FEW;
 }
 
 KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out,
@@ -343,18 +401,20 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
 {
     size_t out_cols = (size_t)out_stride;
     int p = panel_begin;
-    switch (n_tokens) {
-#define FEW_CASE(n, n_panels)                                                                                                          \
+    switch (n_tokens <= few_tokens(dtype) ? n_tokens : 0) {
+#define FEW_CASE(n)                                                                                                                    \
     case n:                                                                                                                            \
-        for (; p + (n_panels) <= panel_end; p += (n_panels))                                                                           \
-            few(dtype, n_panels, n, matrix, p, acts, out, out_cols);                                                                   \
+        for (; p + 4 <= panel_end; p += 4)                                                                                             \
+            few(dtype, 4, n, matrix, p, acts, out, out_cols);                                                                          \
+        for (; p + 2 <= panel_end; p += 2)                                                                                             \
+            few(dtype, 2, n, matrix, p, acts, out, out_cols);                                                                          \
         for (; p < panel_end; p++)                                                                                                     \
             few(dtype, 1, n, matrix, p, acts, out, out_cols);                                                                          \
         return
-        FEW_CASE(1, P1);
-        FEW_CASE(2, P2);
-        FEW_CASE(3, P3);
-        FEW_CASE(4, P4);
+        FEW_CASE(1);
+        FEW_CASE(2);
+        FEW_CASE(3);
+        FEW_CASE(4);
 #undef FEW_CASE
     default: break;
     }

@@ -2,8 +2,8 @@
  * Products with float weights (F32, F16, BF16) for AVX2, FMA and F16C.
  *
  * Every output is one chain of fused multiply-adds over the columns in order, so its bits are the same in all the ways
- * below. Few tokens: weights are converted in registers as they stream from memory, two panels at a time so that the
- * chains hide the latency of the multiply-add. Many tokens: blocks of BLOCK columns are converted once into scratch
+ * below. Few tokens: weights are converted in registers as they stream from memory, several panels at a time: their
+ * chains hide the latency of the multiply-add, and several streams of addresses keep more lines under way than one. Many tokens: blocks of BLOCK columns are converted once into scratch
  * (L1) and serve all tokens, six at a time: 12 accumulators, 2 weights, 1 activation.
  */
 #include "kernels/ops.h"
@@ -141,26 +141,18 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
     size_t stride = (size_t)acts->stride_cols, out_cols = (size_t)out_stride;
     int p = panel_begin;
     switch (n_tokens) {
-    case 1:
-        for (; p + 2 <= panel_end; p += 2)
-            few(dtype, 2, 1, matrix, p, x, stride, out, out_cols);
-        for (; p < panel_end; p++)
-            few(dtype, 1, 1, matrix, p, x, stride, out, out_cols);
-        return;
-    case 2:
-        for (; p + 2 <= panel_end; p += 2)
-            few(dtype, 2, 2, matrix, p, x, stride, out, out_cols);
-        for (; p < panel_end; p++)
-            few(dtype, 1, 2, matrix, p, x, stride, out, out_cols);
-        return;
-    case 3:
-        for (; p < panel_end; p++)
-            few(dtype, 1, 3, matrix, p, x, stride, out, out_cols);
-        return;
-    case 4:
-        for (; p < panel_end; p++)
-            few(dtype, 1, 4, matrix, p, x, stride, out, out_cols);
-        return;
+#define FEW_CASE(n, n_panels)                                                                                                          \
+    case n:                                                                                                                            \
+        for (; p + (n_panels) <= panel_end; p += (n_panels))                                                                           \
+            few(dtype, n_panels, n, matrix, p, x, stride, out, out_cols);                                                              \
+        for (; p < panel_end; p++)                                                                                                     \
+            few(dtype, 1, n, matrix, p, x, stride, out, out_cols);                                                                     \
+        return
+        FEW_CASE(1, 4);
+        FEW_CASE(2, 2);
+        FEW_CASE(3, 2);
+        FEW_CASE(4, 1);
+#undef FEW_CASE
     default: break;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
