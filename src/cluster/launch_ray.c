@@ -22,6 +22,7 @@ enum {
     POLL_BUDGET_MS = 1500, /* of one cluster_poll, whatever the number of jobs */
     END_TIMEOUT_MS = 15000,
     END_POLL_MS = 100,
+    MONITOR_GAP_MS = 1200,
     MAX_IFACES = 256,
     MAX_ENV = 8,
     SHORT_ID_BYTES = 8,
@@ -315,18 +316,22 @@ static void ray_stop(struct cluster *cluster, int grace_ms) {
         if (launch->jobs[i].is_submitted && cluster_ray_stop(&launch->ray, launch->jobs[i].id, &err) != 0 && err.code != ERR_NOT_FOUND)
             log_warning("Cannot stop job %s: %s", launch->jobs[i].id, err.msg);
     /* Ray kills after 3 s by itself; a job that was PENDING is stopped when it starts. */
+    bool is_settled[CLUSTER_MAX_NODES] = {false};
+    int n_settled = 0;
     for (int i = 0; i < CLUSTER_MAX_NODES; i++) {
         struct job *job = &launch->jobs[i];
-        if (!job->is_submitted)
-            continue;
-        bool over = false;
-        while (!(over = is_over(launch, job)) && clock_left_ms(deadline_ms) > 0)
+        while (job->is_submitted && !(is_settled[i] = is_over(launch, job)) && clock_left_ms(deadline_ms) > 0)
             nap_ms(END_POLL_MS);
-        if (over)
-            cluster_ray_delete(&launch->ray, job->id, NULL);
-        else
+        n_settled += is_settled[i];
+        if (job->is_submitted && !is_settled[i])
             log_warning("Job %s on Ray has not ended (it was last seen %s); 'ray job stop %s' ends it", job->id, cluster_ray_state_name(job->state), job->id);
     }
+    /* The records hold the launch's secret. Ray's monitor of a job looks once a second and would write a record anew that it misses. */
+    if (n_settled > 0)
+        nap_ms(MONITOR_GAP_MS);
+    for (int i = 0; i < CLUSTER_MAX_NODES; i++)
+        if (is_settled[i])
+            cluster_ray_delete(&launch->ray, launch->jobs[i].id, NULL);
     free(launch);
 }
 
