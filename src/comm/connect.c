@@ -80,6 +80,14 @@ static int keep_link(struct comm_world *world, int local_rank, int remote_rank, 
     return comm_world_cancelled(world, err);
 }
 
+static void forget_link(struct comm_world *world, int local_rank, int remote_rank) {
+    struct comm_link *link = comm_world_link(world, local_rank, remote_rank);
+    pthread_mutex_lock(&world->mutex);
+    close(link->fd);
+    link->fd = -1;
+    pthread_mutex_unlock(&world->mutex);
+}
+
 static int dial(struct comm_world *world, int from, int to, int64_t deadline_ms, struct err *err) {
     const struct net_addr *addr = &world->addr_of_node[world->node_of_rank[to]];
     uint8_t body[LINK_BODY_BYTES];
@@ -94,13 +102,15 @@ static int dial(struct comm_world *world, int from, int to, int64_t deadline_ms,
         if (tried.code != ERR_TIMEOUT || clock_left_ms(deadline_ms) == 0)
             return err_copy(err, &tried);
     }
-    encode_link(&link, body);
-    if (net_auth_connect(fd, &world->secret, deadline_ms, err) != 0 ||
-        net_frame_send(fd, NET_FRAME_LINK, body, sizeof body, deadline_ms, err) != 0) {
-        close(fd);
+    /* Kept before the proof, so that an abort ends the wait for it too. */
+    if (keep_link(world, from, to, fd, err) != 0)
         return -1;
-    }
-    return keep_link(world, from, to, fd, err);
+    encode_link(&link, body);
+    if (net_auth_connect(fd, &world->secret, deadline_ms, err) == 0 &&
+        net_frame_send(fd, NET_FRAME_LINK, body, sizeof body, deadline_ms, err) == 0)
+        return 0;
+    forget_link(world, from, to);
+    return comm_world_is_aborted(world) ? comm_world_cancelled(world, err) : -1;
 }
 
 /* Whether a caller is one that this node still waits for. */
@@ -210,9 +220,12 @@ int comm_world_connect(struct comm_world *world, const struct net_addr *addrs, i
     if (comm_world_is_aborted(world))
         return comm_world_cancelled(world, err);
     memcpy(world->addr_of_node, addrs, (size_t)n_nodes * sizeof *addrs);
-    if (allow_files(world, err) != 0 || each_higher_pair(world, dial, deadline_ms, err) != 0 || take_all_calls(world, deadline_ms, err) != 0 ||
-        each_higher_pair(world, collect_answer, deadline_ms, err) != 0)
-        return -1;
+    struct err why = {0};
+    if (allow_files(world, &why) != 0 || each_higher_pair(world, dial, deadline_ms, &why) != 0 || take_all_calls(world, deadline_ms, &why) != 0 ||
+        each_higher_pair(world, collect_answer, deadline_ms, &why) != 0) {
+        comm_world_abort(world, why.msg); /* half connected is of no use to anybody: the other nodes learn it at once */
+        return err_copy(err, &why);
+    }
     pthread_mutex_lock(&world->mutex);
     atomic_fetch_add(&world->n_dropped, net_door_dropped(world->door));
     struct net_door *door = world->door;

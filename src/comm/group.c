@@ -35,7 +35,8 @@ static struct comm_room *create_room(const struct comm_world *world, const int *
     room->n_members = n_members;
     for (int i = 0; i < n_members; i++)
         room->n_seats += world->local_of_rank[members[i]] >= 0 ? 1 : 0;
-    room->piece_floats = max_floats < 1 ? 1 : max_floats < COMM_PIECE_FLOATS ? max_floats : COMM_PIECE_FLOATS;
+    size_t most_floats = room->n_seats == n_members ? COMM_LOCAL_PIECE_FLOATS : COMM_PIECE_FLOATS;
+    room->piece_floats = max_floats < 1 ? 1 : max_floats < most_floats ? max_floats : most_floats;
     size_t seats_bytes = (size_t)room->n_seats * sizeof *room->seats;
     room->seats = aligned_alloc(_Alignof(struct comm_seat), seats_bytes);
     if (room->seats == NULL)
@@ -191,54 +192,6 @@ struct comm_xfer comm_leader_xfer(const struct comm_group *group, int part, bool
                               .len_bytes = n * sizeof *floats};
 }
 
-/*
- * Several members on this node, and others elsewhere: the node's sum is made in the room (each member a slice of it, or all by the
- * leader), the leader exchanges it with the other nodes, all copy the result.
- */
-static int allreduce_by_leader(struct comm_group *group, float *data, size_t n, int64_t deadline_ms, struct err *err) {
-    struct comm_world *world = group->world;
-    struct comm_room *room = group->room;
-    bool is_sliced = comm_select_sliced(room->n_seats, n);
-    unsigned entered = group->base + 1, summed = group->base + 2, finished = group->base + 3;
-    room->seats[group->seat].bytes = data;
-    comm_room_arrive(room, group->seat, entered);
-    if (is_sliced || comm_group_leads(group)) {
-        const float *vectors[COMM_MAX_RANKS];
-        size_t begin = is_sliced ? n * (size_t)group->seat / (size_t)room->n_seats : 0;
-        size_t end = is_sliced ? n * (size_t)(group->seat + 1) / (size_t)room->n_seats : n;
-        if (comm_room_wait_all(world, room, group->seat, entered, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
-            return -1;
-        for (int i = 0; i < room->n_seats; i++)
-            vectors[i] = (const float *)room->seats[i].bytes + begin;
-        comm_sum(room->sum + begin, vectors, room->n_seats, end - begin);
-        comm_room_end_read(room, group->seat);
-        if (is_sliced)
-            comm_room_arrive(room, group->seat, summed);
-    }
-    if (comm_group_leads(group)) {
-        if ((is_sliced && comm_room_wait_all(world, room, group->seat, summed, deadline_ms, err) != 0) ||
-            comm_select_between(group->n_parts, n)(group, room->sum, n, deadline_ms, err) != 0)
-            return -1;
-        comm_room_release(room, group->seat, finished);
-    } else if (comm_room_wait_one(world, room, group->seat, 0, finished, deadline_ms, err) != 0) {
-        return -1;
-    }
-    memcpy(data, room->sum, n * sizeof *data);
-    return 0;
-}
-
-static int allreduce_piece(struct comm_group *group, float *data, size_t n, int64_t deadline_ms, struct err *err) {
-    int rc;
-    if (group->n_parts == 1)
-        rc = comm_select_within(group->room->n_seats, n)(group, data, n, deadline_ms, err);
-    else if (group->room->n_seats == 1)
-        rc = comm_select_between(group->n_parts, n)(group, data, n, deadline_ms, err);
-    else
-        rc = allreduce_by_leader(group, data, n, deadline_ms, err);
-    group->base += COMM_PHASES;
-    return rc;
-}
-
 int comm_allreduce(struct comm_group *group, float *data, size_t n, struct err *err) {
     char what[64];
     if (comm_world_is_aborted(group->world))
@@ -248,7 +201,9 @@ int comm_allreduce(struct comm_group *group, float *data, size_t n, struct err *
     int64_t deadline_ms = comm_world_deadline(group->world);
     for (size_t done = 0; done < n;) {
         size_t piece = n - done < group->room->piece_floats ? n - done : group->room->piece_floats;
-        if (allreduce_piece(group, data + done, piece, deadline_ms, err) != 0) {
+        int rc = comm_select(group, piece)(group, data + done, piece, deadline_ms, err);
+        group->base += COMM_PHASES;
+        if (rc != 0) {
             snprintf(what, sizeof what, "all-reduce of %zu floats", n);
             return fail(group, what, err);
         }

@@ -143,8 +143,14 @@ enum err_code comm_pipe_read(struct comm_world *world, struct comm_pipe *pipe, v
 
 /* ---- Groups (group.c) and their meeting places (room.c) ---- */
 
-/* A vector that does not fit is cut: it bounds the scratch memory and stays in the second-level cache. */
-enum { COMM_PIECE_FLOATS = 1 << 17, COMM_FLAT_FLOATS = 4096, COMM_PHASES = 4 };
+enum {
+    /* A longer vector is cut into pieces, which bounds the scratch memory. Between nodes each piece costs latencies; within one it should stay
+     * in the cache. */
+    COMM_PIECE_FLOATS = 1 << 19,
+    COMM_LOCAL_PIECE_FLOATS = 1 << 17,
+    COMM_FLAT_FLOATS = 4096,
+    COMM_PHASES = 4
+};
 
 /* Where a local member says how far it is and what it offers. bytes may be read by others once phase says so. */
 struct comm_seat {
@@ -207,9 +213,10 @@ static inline bool comm_group_leads(const struct comm_group *group) { return gro
 
 /* ---- All-reduce algorithms, one file each; vec is summed in place. select.c chooses. ---- */
 
-/* Among the members of one node. Afterwards every member has the sum in data. */
+/* Among all members: of one node, and of several with more than one member here. Called by every member. */
 int comm_allreduce_flat(struct comm_group *group, float *data, size_t n, int64_t deadline_ms, struct err *err);
 int comm_allreduce_sliced(struct comm_group *group, float *data, size_t n, int64_t deadline_ms, struct err *err);
+int comm_allreduce_leader(struct comm_group *group, float *data, size_t n, int64_t deadline_ms, struct err *err);
 /* Among the leaders of parts: called by leaders only. */
 int comm_allreduce_direct(struct comm_group *group, float *vec, size_t n, int64_t deadline_ms, struct err *err);
 int comm_allreduce_doubling(struct comm_group *group, float *vec, size_t n, int64_t deadline_ms, struct err *err);
@@ -217,10 +224,10 @@ int comm_allreduce_ring(struct comm_group *group, float *vec, size_t n, int64_t 
 
 typedef int (*comm_allreduce_fn)(struct comm_group *group, float *vec, size_t n, int64_t deadline_ms, struct err *err);
 
+/* What a member of this group runs for n floats. */
+comm_allreduce_fn comm_select(const struct comm_group *group, size_t n);
 /* The algorithm between n_parts ≥ 2 nodes for n floats: the same answer on every rank. */
 comm_allreduce_fn comm_select_between(int n_parts, size_t n);
-/* The algorithm for a group on one node. */
-comm_allreduce_fn comm_select_within(int n_members, size_t n);
 /* Whether members of one node sum a vector by slices, or leave it to their leader. */
 bool comm_select_sliced(int n_seats, size_t n);
 /* Floats of scratch that a leader needs for pieces of piece_floats, whatever is chosen. */

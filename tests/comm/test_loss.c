@@ -238,39 +238,64 @@ static void test_foreign_callers(void **state) {
     kit_destroy(&kit);
 }
 
-/* A node that never comes is named; one with another secret or another placement is refused; an abort ends the wait. */
 static void *abort_soon(void *arg) {
     pause_ms(150);
     comm_world_abort(arg, "the driver said stop");
     return NULL;
 }
 
+/* A node that never comes is named. */
 static void test_connect_fails(void **state) {
     (void)state;
     struct kit kit;
     struct err err;
+    /* Nobody calls node 2. */
     kit_create(&kit, (int[]){1, 1, 1, 0}, 0, LONG_MS);
+    assert_int_equal(comm_world_connect(kit.worlds[2], kit.addrs, 2, clock_mono_ms() + 100, &err), -1);
+    assert_int_equal(err.code, ERR_INVALID);
     assert_int_equal(comm_world_connect(kit.worlds[2], kit.addrs, 3, clock_mono_ms() + 100, &err), -1);
     assert_int_equal(err.code, ERR_TIMEOUT);
     assert_non_null(strstr(err.msg, "rank 0 on node 0 (127.0.0.1)"));
-    assert_int_equal(comm_world_connect(kit.worlds[2], kit.addrs, 2, clock_mono_ms() + 100, &err), -1);
-    assert_int_equal(err.code, ERR_INVALID);
+    assert_int_equal(comm_world_connect(kit.worlds[2], kit.addrs, 3, clock_mono_ms() + 100, &err), -1);
+    assert_int_equal(err.code, ERR_CANCELLED);
     /* Node 1 is gone: nobody listens there. */
     comm_world_destroy(kit.worlds[1]);
     kit.worlds[1] = NULL;
     assert_int_equal(comm_world_connect(kit.worlds[0], kit.addrs, 3, clock_mono_ms() + 300, &err), -1);
     assert_int_equal(err.code, ERR_TIMEOUT);
     assert_non_null(strstr(err.msg, "rank 1 on node 1 (127.0.0.1)"));
-    pthread_t thread;
-    pthread_create(&thread, NULL, abort_soon, kit.worlds[2]);
-    int64_t start_ms = clock_mono_ms();
-    assert_int_equal(comm_world_connect(kit.worlds[2], kit.addrs, 3, clock_mono_ms() + LONG_MS, &err), -1);
-    assert_int_equal(err.code, ERR_CANCELLED);
-    assert_true(clock_mono_ms() - start_ms < 3000);
-    pthread_join(thread, NULL);
     kit_destroy(&kit);
 }
 
+/* Aborted while it waits for calls (node 1), for a listener that is not there, and for the proof of one that says nothing. */
+static void test_connect_aborted(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 3; kind++) {
+        struct kit kit;
+        struct err err;
+        struct net_addr mute;
+        pthread_t thread;
+        int listener, node = kind == 0 ? 1 : 0;
+        kit_create(&kit, (int[]){1, 1, 0}, 0, LONG_MS);
+        assert_int_equal(net_listen(&(struct net_addr){.host = "127.0.0.1"}, &listener, &mute, &err), 0);
+        if (kind == 1)
+            close(listener);
+        if (kind > 0)
+            kit.addrs[1] = mute;
+        pthread_create(&thread, NULL, abort_soon, kit.worlds[node]);
+        int64_t start_ms = clock_mono_ms();
+        assert_int_equal(comm_world_connect(kit.worlds[node], kit.addrs, 2, clock_mono_ms() + LONG_MS, &err), -1);
+        assert_int_equal(err.code, ERR_CANCELLED);
+        assert_non_null(strstr(err.msg, "the driver said stop"));
+        assert_true(clock_mono_ms() - start_ms < 3000);
+        pthread_join(thread, NULL);
+        if (kind != 1)
+            close(listener);
+        kit_destroy(&kit);
+    }
+}
+
+/* A node with another secret or another placement is refused. */
 static void test_connect_refuses(void **state) {
     (void)state;
     for (int kind = 0; kind < 2; kind++) {
@@ -302,7 +327,8 @@ static void test_connect_refuses(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_node_dies),       cmocka_unit_test(test_timeouts),      cmocka_unit_test(test_abort),          cmocka_unit_test(test_disagreement),
-        cmocka_unit_test(test_foreign_callers), cmocka_unit_test(test_connect_fails), cmocka_unit_test(test_connect_refuses),
+        cmocka_unit_test(test_foreign_callers), cmocka_unit_test(test_connect_fails), cmocka_unit_test(test_connect_aborted),
+        cmocka_unit_test(test_connect_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
