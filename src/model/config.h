@@ -34,6 +34,7 @@ struct model_config {
     bool qkv_bias;          /* Qwen2 */
     bool tied;              /* output head = embedding */
     enum dtype dtype;       /* of the checkpoint's float weights, from "dtype"/"torch_dtype" */
+    int weight_block;       /* FFN columns that must stay on one rank: the quant block of a GGUF file, else 1 */
     int32_t eos[MODEL_MAX_EOS]; /* from config and generation_config */
     int n_eos;
 };

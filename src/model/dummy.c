@@ -1,0 +1,179 @@
+/*
+ * Random weights of a model's true geometry, made in place by the whole team. A weight depends on the seed, its tensor,
+ * row and column alone, so that every split of the model has the same ones. They are uniform, as wide as keeps a layer's
+ * output about as large as its input.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rand.h"
+#include "kernels/vector.h"
+#include "model/decoder.h"
+
+struct dummy {
+    struct model *model;
+    uint64_t seed;
+    model_progress *progress;
+    const atomic_int *cancel;
+    uint8_t **scratch; /* by thread: 16 rows in file format and one as floats */
+    int *first_panel;  /* [n_parts + 1] */
+    atomic_int cancelled;
+};
+
+static uint64_t row_seed(const struct dummy *dummy, const struct model_part *part, int row) {
+    uint64_t tensor = ((uint64_t)part->tensor << 40) + ((uint64_t)(part->layer + 1) << 20) + (uint64_t)(part->expert + 1);
+    return rand_ctr_u64(rand_ctr_u64(dummy->seed, tensor), (uint64_t)row);
+}
+
+/* Columns [begin, begin + n) of a row: 16 random bits each, four columns from one draw. */
+static void random_floats(uint64_t seed, int begin, int n, float width, float *out) {
+    uint64_t word = 0;
+    for (int c = begin; c < begin + n; c++) {
+        if (c == begin || c % 4 == 0)
+            word = rand_ctr_u64(seed, (uint64_t)(c / 4));
+        out[c - begin] = (float)(int16_t)(word >> c % 4 * 16) * (width / 32768);
+    }
+}
+
+static void put_f16(float value, uint8_t *to) { kernels_row_from_f32(DTYPE_F16, &value, 1, to); }
+
+/* Scales of a block of random bits, so that its weights are uniform in about ±width. */
+static void set_scales(enum dtype dtype, float width, uint8_t *block) {
+    switch (dtype) {
+    case DTYPE_Q8_0: put_f16(width / 127, block); break;
+    case DTYPE_Q4_0: put_f16(width / 8, block); break;
+    case DTYPE_Q4_1:
+        put_f16(width / 7.5f, block);
+        put_f16(-width, block + 2);
+        break;
+    case DTYPE_Q4_K:
+    case DTYPE_Q5_K: {
+        /* All 6-bit scales and minima are 32 + 1: 33 · d · q − 33 · dmin; their upper bits are those of the first four bytes. */
+        float steps = dtype == DTYPE_Q4_K ? 15 : 31;
+        put_f16(2 * width / steps / 33, block);
+        put_f16(width / 33, block + 2);
+        memset(block + 4, 0xa1, 8);
+        memset(block + 12, 0x11, 4);
+        break;
+    }
+    case DTYPE_Q6_K:
+        memset(block + 192, 1, 16);
+        put_f16(width / 32, block + 208);
+        break;
+    default: break;
+    }
+}
+
+static void random_blocks(uint64_t seed, enum dtype dtype, int begin, int n, float width, uint8_t *out) {
+    size_t weights = (size_t)dtype_block_weights(dtype), bytes = (size_t)dtype_block_bytes(dtype), words = (bytes + 7) / 8;
+    size_t first = (size_t)begin / weights, n_blocks = (size_t)n / weights;
+    for (size_t b = 0; b < n_blocks; b++, out += bytes) {
+        for (size_t w = 0; w < words; w++) {
+            uint64_t word = rand_ctr_u64(seed, (first + b) * words + w);
+            memcpy(out + w * 8, &word, bytes - w * 8 < 8 ? bytes - w * 8 : 8);
+        }
+        set_scales(dtype, width, out);
+    }
+}
+
+static void make_row(const struct dummy *dummy, const struct model_part *part, int row, uint8_t *out, float *floats) {
+    uint64_t seed = row_seed(dummy, part, row);
+    float width = sqrtf(3.0f / (float)part->cols);
+    if (dtype_block_weights(part->dtype) > 1) {
+        random_blocks(seed, part->dtype, part->col_begin, part->n_cols, width, out);
+    } else {
+        random_floats(seed, part->col_begin, part->n_cols, width, floats);
+        kernels_row_from_f32(part->dtype, floats, part->n_cols, out);
+    }
+}
+
+static void make_vector(const struct dummy *dummy, const struct model_part *part) {
+    bool is_bias = part->tensor == MODEL_Q_BIAS || part->tensor == MODEL_K_BIAS || part->tensor == MODEL_V_BIAS;
+    random_floats(row_seed(dummy, part, 0), part->col_begin, part->n_cols, 0.1f, *part->vector);
+    for (int i = 0; i < part->n_cols && !is_bias; i++)
+        (*part->vector)[i] += 1; /* a norm's */
+}
+
+static void make_panel(const struct dummy *dummy, const struct model_part *part, int panel, uint8_t *scratch) {
+    size_t stride_bytes = dtype_row_bytes(part->dtype, (size_t)part->n_cols);
+    float *floats = (float *)(scratch + (stride_bytes * KERNELS_PANEL_ROWS + 63) / 64 * 64);
+    int row = panel * KERNELS_PANEL_ROWS, n = part->n_rows - row < KERNELS_PANEL_ROWS ? part->n_rows - row : KERNELS_PANEL_ROWS;
+    for (int r = 0; r < n; r++)
+        make_row(dummy, part, part->row_begin + row + r, scratch + (size_t)r * stride_bytes, floats);
+    kernels_matrix_pack_panel(part->matrix, panel, scratch, stride_bytes, n);
+}
+
+static void make_parts(void *arg, int thread) {
+    struct dummy *dummy = arg;
+    struct model *model = dummy->model;
+    int part = 0;
+    for (int panel; (panel = team_take(model->opts.team)) < dummy->first_panel[model->n_parts];) {
+        if (dummy->cancel != NULL && atomic_load_explicit(dummy->cancel, memory_order_relaxed)) {
+            atomic_store(&dummy->cancelled, 1);
+            return;
+        }
+        while (dummy->first_panel[part + 1] <= panel) /* they only go up */
+            part++;
+        const struct model_part *p = &model->parts[part];
+        if (p->matrix == NULL)
+            make_vector(dummy, p);
+        else
+            make_panel(dummy, p, panel - dummy->first_panel[part], dummy->scratch[thread]);
+        atomic_fetch_add(dummy->progress, p->matrix == NULL ? model_part_bytes(p) : p->matrix->panel_bytes);
+    }
+}
+
+/* Every matrix in `dtype`, the router in F32; all of the cuts must fall between blocks. */
+static int choose_dtypes(struct model *model, enum dtype dtype, struct err *err) {
+    int block = dtype_block_weights(dtype);
+    for (int i = 0; i < model->n_parts; i++) {
+        struct model_part *part = &model->parts[i];
+        char name[WEIGHTS_NAME_BYTES];
+        part->dtype = part->matrix == NULL || part->tensor == MODEL_ROUTER ? DTYPE_F32 : dtype;
+        if (part->dtype == dtype && (part->col_begin % block != 0 || part->n_cols % block != 0)) {
+            model_part_name(part, false, name);
+            return err_set(err, ERR_INVALID, "tensor '%s' cannot be %s on this rank: its columns %d to %d are no whole blocks of %d", name,
+                           dtype_name(dtype), part->col_begin, part->col_begin + part->n_cols, block);
+        }
+    }
+    return 0;
+}
+
+int model_load_dummy(struct model *model, enum dtype dtype, uint64_t seed, model_progress *progress, const atomic_int *cancel, struct err *err) {
+    int n_threads = team_size(model->opts.team), rc = -1;
+    size_t scratch_bytes = 64;
+    struct dummy dummy = {.model = model, .seed = seed, .progress = progress, .cancel = cancel};
+    if (model->weights != NULL)
+        return err_set(err, ERR_INTERNAL, "the model's weights are loaded already");
+    if (choose_dtypes(model, dtype, err) != 0 || model_parts_place(model, err) != 0)
+        return -1;
+    dummy.first_panel = calloc((size_t)model->n_parts + 1, sizeof *dummy.first_panel);
+    dummy.scratch = calloc((size_t)n_threads, sizeof *dummy.scratch);
+    if (dummy.first_panel == NULL || dummy.scratch == NULL) {
+        err_set(err, ERR_NOMEM, "no memory for the list of %d tensors", model->n_parts);
+        goto free_lists;
+    }
+    for (int i = 0; i < model->n_parts; i++) {
+        const struct model_part *part = &model->parts[i];
+        size_t bytes = dtype_row_bytes(part->dtype, (size_t)part->n_cols) * KERNELS_PANEL_ROWS + 64 + (size_t)part->n_cols * sizeof(float);
+        dummy.first_panel[i + 1] = dummy.first_panel[i] + (part->matrix == NULL ? 1 : part->matrix->n_panels);
+        scratch_bytes = bytes > scratch_bytes ? bytes : scratch_bytes;
+    }
+    for (int i = 0; i < n_threads; i++) {
+        dummy.scratch[i] = aligned_alloc(64, (scratch_bytes + 63) / 64 * 64);
+        if (dummy.scratch[i] == NULL) {
+            err_set(err, ERR_NOMEM, "no memory for %zu bytes to make weights in", scratch_bytes);
+            goto free_scratch;
+        }
+    }
+    team_run(model->opts.team, make_parts, &dummy);
+    rc = atomic_load(&dummy.cancelled) ? err_set(err, ERR_CANCELLED, "loading was stopped") : 0;
+free_scratch:
+    for (int i = 0; i < n_threads; i++)
+        free(dummy.scratch[i]);
+free_lists:
+    free(dummy.scratch);
+    free(dummy.first_panel);
+    return rc;
+}
