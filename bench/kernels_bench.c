@@ -56,7 +56,7 @@ static void *aligned_new(size_t bytes)
 static void stream_read(void *arg, int thread)
 {
     struct work *work = arg;
-    enum { STREAMS = 4, RUN = 2048 /* words */ };
+    enum { STREAMS = 4, RUN = 8192 /* words */ };
     int begin, end;
     team_share(work->team, thread, (int)(work->n_stream / (STREAMS * RUN)), &begin, &end);
     uint64_t sums[STREAMS * 2] = {0};

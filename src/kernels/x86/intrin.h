@@ -19,6 +19,16 @@
 
 #define KERNELS_INLINE static inline __attribute__((always_inline))
 
+/*
+ * Before a loop with a constant count: arrays of vectors become registers only if every loop over them is unrolled,
+ * and a loop that calls something else is not by itself.
+ */
+#ifdef __clang__
+#define KERNELS_UNROLL _Pragma("unroll")
+#else
+#define KERNELS_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* Four int8 as one word for a broadcast; the address need not be aligned. */
 KERNELS_INLINE int32_t word_load(const int8_t *bytes)
 {

@@ -205,18 +205,18 @@ KERNELS_INLINE void out_write(const struct kernels_matrix *matrix, int panel, co
 }
 
 /*
- * n_panels neighbouring panels for n tokens (constants where this is inlined), straight from the packed weights. Several
+ * n_panels neighbouring panels for n tokens (constants where this is inlined) from `token` on, straight from the packed weights. Several
  * panels are several streams of addresses, which keep more lines under way than one (measured on Zen 3: 16 against 22 GB/s).
  */
 KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kernels_matrix *matrix, int first_panel,
-                        const struct kernels_acts *acts, float *out, size_t out_stride)
+                        const struct kernels_acts *acts, int token, float *out, size_t out_stride)
 {
-    size_t n_cols = (size_t)matrix->n_cols, n_groups = n_cols / GROUP;
+    size_t n_cols = (size_t)matrix->n_cols, n_groups = n_cols / GROUP, first = (size_t)token;
     __m256 acc[4 * FEW][2];
     for (int i = 0; i < n_panels * n; i++)
         acc[i][0] = acc[i][1] = _mm256_setzero_ps();
     for (size_t g = 0; g < n_groups; g++) {
-        const int8_t *q = acts->q + g * GROUP;
+        const int8_t *q = acts->q + first * n_cols + g * GROUP;
         for (int p = 0; p < n_panels; p++) {
             const uint8_t *panel = matrix->data + (size_t)(first_panel + p) * matrix->panel_bytes;
             const uint8_t *weights = panel + panel_weights_at(dtype, (int)g);
@@ -242,7 +242,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
             scales_load(dtype, panel + (is_super(dtype) ? panel_super_at(dtype, (int)g) : panel_scales_at(dtype, (int)g)), (int)g,
                         &scales);
             for (int t = 0; t < n; t++) {
-                size_t at = (size_t)t * n_groups + g;
+                size_t at = (first + (size_t)t) * n_groups + g;
                 __m256i wide[2][2];
                 dots_widen(dtype, &dots[t], wide);
                 dots_finish(dtype, (const __m256i(*)[2])wide, &scales, acts->scales[at], acts->sums + 2 * at,
@@ -250,11 +250,12 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
             }
         }
     }
+    KERNELS_UNROLL
     for (int i = 0; i < n_panels * n; i++) {
         float sums[ROWS];
         _mm256_storeu_ps(sums, acc[i][0]);
         _mm256_storeu_ps(sums + 8, acc[i][1]);
-        out_write(matrix, first_panel + i % n_panels, sums, out + (size_t)(i / n_panels) * out_stride);
+        out_write(matrix, first_panel + i % n_panels, sums, out + (first + (size_t)(i / n_panels)) * out_stride);
     }
 }
 
@@ -390,10 +391,33 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
         out_write(matrix, p, scratch->acc[t], out + (token + (size_t)t) * out_stride);
 }
 
-/* Up to how many tokens the weights are worth unpacking again for each use. */
+/* Tokens at once in `few`, and up to how many tokens it is repeated: unpacking again then costs less than scratch. */
 KERNELS_INLINE int few_tokens(enum dtype dtype)
 {
     return dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 2 : FEW;
+}
+
+KERNELS_INLINE int few_tokens_repeated(enum dtype dtype)
+{
+    return dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 2 : 4 * FEW;
+}
+
+/* n_panels neighbouring panels for all tokens, FEW or fewer at a time. */
+KERNELS_INLINE void few_repeat(enum dtype dtype, int n_panels, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts,
+                               int n_tokens, float *out, size_t out_stride)
+{
+    for (int t = 0, n; t < n_tokens; t += n) {
+        int left = n_tokens - t, n_passes = (left + few_tokens(dtype) - 1) / few_tokens(dtype);
+        n = (left + n_passes - 1) / n_passes; /* passes of even sizes */
+        if (n == 1)
+            few(dtype, n_panels, 1, matrix, p, acts, t, out, out_stride);
+        else if (n == 2)
+            few(dtype, n_panels, 2, matrix, p, acts, t, out, out_stride);
+        else if (few_tokens(dtype) > 2 && n == 3)
+            few(dtype, n_panels, 3, matrix, p, acts, t, out, out_stride);
+        else if (few_tokens(dtype) > 2)
+            few(dtype, n_panels, 4, matrix, p, acts, t, out, out_stride);
+    }
 }
 
 KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out,
@@ -401,22 +425,14 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
 {
     size_t out_cols = (size_t)out_stride;
     int p = panel_begin;
-    switch (n_tokens <= few_tokens(dtype) ? n_tokens : 0) {
-#define FEW_CASE(n)                                                                                                                    \
-    case n:                                                                                                                            \
-        for (; p + 4 <= panel_end; p += 4)                                                                                             \
-            few(dtype, 4, n, matrix, p, acts, out, out_cols);                                                                          \
-        for (; p + 2 <= panel_end; p += 2)                                                                                             \
-            few(dtype, 2, n, matrix, p, acts, out, out_cols);                                                                          \
-        for (; p < panel_end; p++)                                                                                                     \
-            few(dtype, 1, n, matrix, p, acts, out, out_cols);                                                                          \
-        return
-        FEW_CASE(1);
-        FEW_CASE(2);
-        FEW_CASE(3);
-        FEW_CASE(4);
-#undef FEW_CASE
-    default: break;
+    if (n_tokens <= few_tokens_repeated(dtype)) {
+        for (; p + 4 <= panel_end; p += 4)
+            few_repeat(dtype, 4, matrix, p, acts, n_tokens, out, out_cols);
+        for (; p + 2 <= panel_end; p += 2)
+            few_repeat(dtype, 2, matrix, p, acts, n_tokens, out, out_cols);
+        if (p < panel_end)
+            few_repeat(dtype, 1, matrix, p, acts, n_tokens, out, out_cols);
+        return;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
         int n = n_tokens - t < CHUNK ? n_tokens - t : CHUNK;

@@ -1,20 +1,19 @@
 /*
  * Products with float weights (F32, F16, BF16) for AVX2, FMA and F16C.
  *
- * Every output is one chain of fused multiply-adds over the columns in order, so its bits are the same in all the ways
- * below. Few tokens: weights are converted in registers as they stream from memory, several panels at a time: their
- * chains hide the latency of the multiply-add, and several streams of addresses keep more lines under way than one. Many tokens: blocks of BLOCK columns are converted once into scratch
- * (L1) and serve all tokens, six at a time: 12 accumulators, 2 weights, 1 activation.
+ * Every output is one chain of fused multiply-adds over the columns in order, so its bits are the same in both ways below.
+ * Weights are converted in registers: next to six tokens' multiply-adds that is free. Few tokens: several panels at a
+ * time, whose chains hide the latency of the multiply-add and whose streams of addresses keep more lines under way than
+ * one. Many tokens: a block of columns stays in L1 for all of them, up to six at a time (12 sums, 2 weights, 1 activation).
  */
 #include "kernels/ops.h"
 #include "kernels/panel.h"
 #include "kernels/x86/intrin.h"
 #include "kernels/x86/x86.h"
 
-enum { ROWS = KERNELS_PANEL_ROWS, FEW = 4, TILE = 6, BLOCK = 256, CHUNK = 96 /* tokens whose sums stay in scratch */ };
+enum { ROWS = KERNELS_PANEL_ROWS, FEW = 4, TILE = 6, BLOCK = 256 /* columns */, CHUNK = 96 /* tokens whose sums stay in scratch */ };
 
 struct scratch_float {
-    float weights[BLOCK][ROWS];
     float acc[CHUNK][ROWS];
 };
 
@@ -39,62 +38,68 @@ KERNELS_INLINE void out_write(const struct kernels_matrix *matrix, int panel, co
     memcpy(out_row + (size_t)panel * ROWS, acc, (size_t)(n < ROWS ? n : ROWS) * sizeof *acc);
 }
 
+/* One column of n_panels panels times n tokens. acc[token][panel][h]. */
+KERNELS_INLINE void column_add(enum dtype dtype, int n_panels, int n, const uint8_t *panel, size_t panel_bytes, int c, const float *x,
+                               size_t stride, __m256 (*acc)[4][2])
+{
+    for (int p = 0; p < n_panels; p++) {
+        __m256 w0 = weights_load(dtype, panel + (size_t)p * panel_bytes, c, 0);
+        __m256 w1 = weights_load(dtype, panel + (size_t)p * panel_bytes, c, 1);
+        for (int t = 0; t < n; t++) {
+            __m256 value = _mm256_broadcast_ss(x + (size_t)t * stride + c);
+            acc[t][p][0] = _mm256_fmadd_ps(w0, value, acc[t][p][0]);
+            acc[t][p][1] = _mm256_fmadd_ps(w1, value, acc[t][p][1]);
+        }
+    }
+}
+
 /* n_panels neighbouring panels for n tokens; both are constants where this is inlined. */
 KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kernels_matrix *matrix, int first_panel, const float *x,
                         size_t stride, float *out, size_t out_stride)
 {
-    const uint8_t *panel = matrix->data + (size_t)first_panel * matrix->panel_bytes;
-    __m256 acc[FEW * 4];
-    for (int i = 0; i < n * n_panels * 2; i++)
-        acc[i] = _mm256_setzero_ps();
+    const size_t panel_bytes = matrix->panel_bytes;
+    const uint8_t *panel = matrix->data + (size_t)first_panel * panel_bytes;
+    __m256 acc[FEW][4][2];
+    for (int t = 0; t < n; t++)
+        for (int p = 0; p < n_panels; p++)
+            acc[t][p][0] = acc[t][p][1] = _mm256_setzero_ps();
     int c = 0;
     for (; c + 2 <= matrix->n_cols; c += 2) {
-        for (int odd = 0; odd < 2; odd++) {
-            for (int p = 0; p < n_panels; p++) {
-                __m256 w0 = weights_load(dtype, panel + (size_t)p * matrix->panel_bytes, c + odd, 0);
-                __m256 w1 = weights_load(dtype, panel + (size_t)p * matrix->panel_bytes, c + odd, 1);
-                for (int t = 0; t < n; t++) {
-                    __m256 value = _mm256_broadcast_ss(x + (size_t)t * stride + c + odd);
-                    __m256 *a = &acc[(t * n_panels + p) * 2];
-                    a[0] = _mm256_fmadd_ps(w0, value, a[0]);
-                    a[1] = _mm256_fmadd_ps(w1, value, a[1]);
-                }
-            }
-        }
+        column_add(dtype, n_panels, n, panel, panel_bytes, c, x, stride, acc);
+        column_add(dtype, n_panels, n, panel, panel_bytes, c + 1, x, stride, acc);
     }
-    if (c < matrix->n_cols) {
-        for (int i = 0; i < n * n_panels * 2; i++) {
-            __m256 w = weights_load(dtype, panel + (size_t)(i / 2 % n_panels) * matrix->panel_bytes, c, i % 2);
-            acc[i] = _mm256_fmadd_ps(w, _mm256_broadcast_ss(x + (size_t)(i / 2 / n_panels) * stride + c), acc[i]);
+    if (c < matrix->n_cols) /* an even column: its place in a pair is 0 */
+        column_add(dtype, n_panels, n, panel, panel_bytes, c, x, stride, acc);
+    KERNELS_UNROLL
+    for (int t = 0; t < n; t++) {
+        KERNELS_UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            float sums[ROWS];
+            _mm256_storeu_ps(sums, acc[t][p][0]);
+            _mm256_storeu_ps(sums + 8, acc[t][p][1]);
+            out_write(matrix, first_panel + p, sums, out + (size_t)t * out_stride);
         }
-    }
-    for (int i = 0; i < n * n_panels; i++) {
-        float sums[ROWS];
-        _mm256_storeu_ps(sums, acc[2 * i]);
-        _mm256_storeu_ps(sums + 8, acc[2 * i + 1]);
-        out_write(matrix, first_panel + i % n_panels, sums, out + (size_t)(i / n_panels) * out_stride);
     }
 }
 
-/* acc[n][16] += weights[n_cols][16] · x for n tokens. */
-KERNELS_INLINE void tile(int n, const float *weights, int n_cols, const float *x, size_t stride, float *acc)
+/* acc[n][16] += columns [begin, end) of a panel times n tokens. begin is even. */
+KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, int begin, int end, const float *x, size_t stride, float *acc)
 {
-    __m256 sums[TILE][2];
+    __m256 sums[TILE][4][2];
     for (int t = 0; t < n; t++) {
-        sums[t][0] = _mm256_load_ps(acc + t * ROWS);
-        sums[t][1] = _mm256_load_ps(acc + t * ROWS + 8);
+        sums[t][0][0] = _mm256_load_ps(acc + t * ROWS);
+        sums[t][0][1] = _mm256_load_ps(acc + t * ROWS + 8);
     }
-    for (int c = 0; c < n_cols; c++) {
-        __m256 w0 = _mm256_load_ps(weights + c * ROWS), w1 = _mm256_load_ps(weights + c * ROWS + 8);
-        for (int t = 0; t < n; t++) {
-            __m256 value = _mm256_broadcast_ss(x + (size_t)t * stride + c);
-            sums[t][0] = _mm256_fmadd_ps(w0, value, sums[t][0]);
-            sums[t][1] = _mm256_fmadd_ps(w1, value, sums[t][1]);
-        }
+    int c = begin;
+    for (; c + 2 <= end; c += 2) {
+        column_add(dtype, 1, n, panel, 0, c, x, stride, sums);
+        column_add(dtype, 1, n, panel, 0, c + 1, x, stride, sums);
     }
+    if (c < end)
+        column_add(dtype, 1, n, panel, 0, c, x, stride, sums);
     for (int t = 0; t < n; t++) {
-        _mm256_store_ps(acc + t * ROWS, sums[t][0]);
-        _mm256_store_ps(acc + t * ROWS + 8, sums[t][1]);
+        _mm256_store_ps(acc + t * ROWS, sums[t][0][0]);
+        _mm256_store_ps(acc + t * ROWS + 8, sums[t][0][1]);
     }
 }
 
@@ -105,29 +110,21 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
     const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes;
     memset(scratch->acc, 0, (size_t)n_tokens * sizeof scratch->acc[0]);
     for (int begin = 0; begin < matrix->n_cols; begin += BLOCK) {
-        int n_cols = matrix->n_cols - begin < BLOCK ? matrix->n_cols - begin : BLOCK;
-        const float *weights = &scratch->weights[0][0];
-        if (dtype == DTYPE_F32) {
-            weights = (const float *)panel + (size_t)begin * ROWS;
-        } else {
-            int c = 0;
-            for (; c + 2 <= n_cols; c += 2)
-                for (int i = 0; i < 4; i++)
-                    _mm256_store_ps(&scratch->weights[c + i / 2][i % 2 * 8], weights_load(dtype, panel, begin + c + i / 2, i % 2));
-            for (int h = 0; c < n_cols && h < 2; h++)
-                _mm256_store_ps(&scratch->weights[c][h * 8], weights_load(dtype, panel, begin + c, h));
-        }
-        int t = 0;
-        for (; t + TILE <= n_tokens; t += TILE)
-            tile(TILE, weights, n_cols, x + (size_t)t * stride + begin, stride, scratch->acc[t]);
-        const float *rest = x + (size_t)t * stride + begin;
-        switch (n_tokens - t) {
-        case 1: tile(1, weights, n_cols, rest, stride, scratch->acc[t]); break;
-        case 2: tile(2, weights, n_cols, rest, stride, scratch->acc[t]); break;
-        case 3: tile(3, weights, n_cols, rest, stride, scratch->acc[t]); break;
-        case 4: tile(4, weights, n_cols, rest, stride, scratch->acc[t]); break;
-        case 5: tile(5, weights, n_cols, rest, stride, scratch->acc[t]); break;
-        default: break;
+        int end = begin + BLOCK < matrix->n_cols ? begin + BLOCK : matrix->n_cols;
+        for (int t = 0, n; t < n_tokens; t += n) {
+            int left = n_tokens - t, at_most = dtype == DTYPE_BF16 ? TILE - 1 : TILE; /* a register for BF16's mask */
+            int n_tiles = (left + at_most - 1) / at_most;
+            const float *at = x + (size_t)t * stride;
+            float *acc = scratch->acc[t];
+            n = (left + n_tiles - 1) / n_tiles; /* tiles of even sizes */
+            switch (n) {
+            case 6: tile(dtype, 6, panel, begin, end, at, stride, acc); break;
+            case 5: tile(dtype, 5, panel, begin, end, at, stride, acc); break;
+            case 4: tile(dtype, 4, panel, begin, end, at, stride, acc); break;
+            case 3: tile(dtype, 3, panel, begin, end, at, stride, acc); break;
+            case 2: tile(dtype, 2, panel, begin, end, at, stride, acc); break;
+            default: tile(dtype, 1, panel, begin, end, at, stride, acc); break;
+            }
         }
     }
     for (int t = 0; t < n_tokens; t++)
@@ -150,7 +147,7 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
         return
         FEW_CASE(1, 4);
         FEW_CASE(2, 2);
-        FEW_CASE(3, 2);
+        FEW_CASE(3, 1);
         FEW_CASE(4, 1);
 #undef FEW_CASE
     default: break;
