@@ -20,7 +20,7 @@
 enum {
     USAGE_LAG_MS = 8000,  /* Ray's figures of CPUs in use are up to 5 s old: jobs that just ended still count */
     POLL_BUDGET_MS = 1500, /* of one cluster_poll, whatever the number of jobs */
-    END_TIMEOUT_MS = 15000,
+    END_TIMEOUT_MS = 8000, /* Ray kills after 3 s; a node that is cut off may not answer at all */
     END_POLL_MS = 100,
     MONITOR_GAP_MS = 1200,
     MAX_IFACES = 256,

@@ -13,7 +13,7 @@
 #include "cluster/ray_call.h"
 #include "cluster/ray_parse.h"
 
-enum { CALL_TIMEOUT_MS = 15000, PATH_BYTES = 512, DASHBOARD_PORT = 8265, GCS_PORT = 6379, REASON_BYTES = 300 };
+enum { CALL_TIMEOUT_MS = 15000, STOP_TIMEOUT_MS = 4000 /* the dashboard asks the node, which may be cut off */, PATH_BYTES = 512, DASHBOARD_PORT = 8265, GCS_PORT = 6379, REASON_BYTES = 300 };
 
 static const char default_url[] = "http://127.0.0.1:8265";
 
@@ -225,11 +225,11 @@ int cluster_ray_log(const struct cluster_ray *ray, const char *id, const char *n
 int cluster_ray_stop(const struct cluster_ray *ray, const char *id, struct err *err) {
     char path[PATH_BYTES];
     job_path(id, "/stop", path);
-    return cluster_ray_call(ray, &(struct cluster_ray_request){.method = "POST", .path = path}, NULL, err);
+    return cluster_ray_call(ray, &(struct cluster_ray_request){.method = "POST", .path = path, .timeout_ms = STOP_TIMEOUT_MS}, NULL, err);
 }
 
 int cluster_ray_delete(const struct cluster_ray *ray, const char *id, struct err *err) {
     char path[PATH_BYTES];
     job_path(id, "", path);
-    return cluster_ray_call(ray, &(struct cluster_ray_request){.method = "DELETE", .path = path}, NULL, err);
+    return cluster_ray_call(ray, &(struct cluster_ray_request){.method = "DELETE", .path = path, .timeout_ms = STOP_TIMEOUT_MS}, NULL, err);
 }

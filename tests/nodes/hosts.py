@@ -16,11 +16,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-import urllib.error
 import urllib.request
 
 PR_SET_PDEATHSIG = 1
+CLONE_NEWNET = 0x40000000
 INIT = r"""
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -137,6 +138,27 @@ class Host:
         if check and done.returncode != 0:
             raise HostsError(f"{self.name}: {' '.join(map(str, args))}: status {done.returncode}: {done.stderr[-2000:] or done.stdout[-2000:]}")
         return done
+
+    def call(self, function, *args, **kwargs):
+        """Runs a function of this program in the host's network; for sockets that it opens and closes itself."""
+        outcome = []
+
+        def inside():
+            try:
+                with open(f"/run/netns/{self.namespace}") as namespace:
+                    if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                        raise HostsError(f"setns: {os.strerror(ctypes.get_errno())}")
+                outcome.append((function(*args, **kwargs), None))
+            except BaseException as error:
+                outcome.append((None, error))
+
+        thread = threading.Thread(target=inside, daemon=True)  # a thread can have another network than its process
+        thread.start()
+        thread.join()
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result
 
     def spawn(self, *args, env=None):
         """Starts a command; its output goes to a file outside the hosts."""
@@ -278,9 +300,12 @@ class RayCluster:
 
     def get(self, path, timeout=10):
         """Asks the dashboard, from the head."""
-        done = self.head.run(sys.executable, "-c", "import sys,urllib.request as r; sys.stdout.write(r.urlopen(sys.argv[1], timeout=9).read().decode())",
-                             self.url + path, timeout=timeout)
-        return json.loads(done.stdout)
+
+        def ask():
+            with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
+                return json.load(answer)
+
+        return self.head.call(ask)
 
     def wait_ready(self, timeout_s=60):
         """Until all nodes are alive and their agents, through which jobs start, answer."""
@@ -293,7 +318,7 @@ class RayCluster:
                 last = f"{len(alive)} nodes alive, usage of {len(usage)}"
                 if len(alive) == len(self.hosts) and all(a in usage for a in alive):
                     return
-            except (HostsError, ValueError, KeyError, TypeError, subprocess.SubprocessError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 last = str(error)
             time.sleep(0.5)
         raise HostsError(f"Ray is not ready after {timeout_s} s: {last}")
