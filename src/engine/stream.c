@@ -49,7 +49,9 @@ static bool grow_locked(struct engine_stream *stream) {
 
 void stream_push(struct engine_stream *stream, const struct engine_event *event) {
     pthread_mutex_lock(&stream->lock);
-    if (grow_locked(stream)) {
+    if (stream->is_failed) {
+        /* The reader will be told why; nothing may come between. */
+    } else if (grow_locked(stream)) {
         stream->events[(stream->first + stream->n++) % stream->cap] = *event;
     } else {
         struct err err;

@@ -28,7 +28,7 @@ struct engine_stream {
 
 void stream_init(struct engine_stream *stream, int n_choices, int cap_most);
 void stream_finish(struct engine_stream *stream);
-/* Engine thread. A FINISH event closes its choice. Memory running out fails the stream. */
+/* Engine thread. A FINISH event closes its choice. Memory running out fails the stream; a failed stream takes no more events. */
 void stream_push(struct engine_stream *stream, const struct engine_event *event);
 void stream_fail(struct engine_stream *stream, const struct err *err);
 
