@@ -25,11 +25,14 @@ enum {
     CONNECT_TRY_MS = 3000, /* one attempt: a SYN may be lost or the host still be coming up */
     RETRY_FIRST_MS = 20,
     RETRY_LAST_MS = 500,
-    /* A link that is cut without a word is noticed within about ten seconds, whether bytes are in flight or not. */
-    KEEPALIVE_IDLE_S = 5,
-    KEEPALIVE_INTERVAL_S = 2,
-    KEEPALIVE_PROBES = 3,
-    UNACKED_LIMIT_MS = 10000
+    /*
+     * A link that is cut without a word is noticed within about six seconds, whether bytes are in flight or not: long enough for a switch
+     * to find another way, short enough for those who wait. Kernels answer for their processes, however busy these are.
+     */
+    KEEPALIVE_IDLE_S = 2,
+    KEEPALIVE_INTERVAL_S = 1,
+    KEEPALIVE_PROBES = 4,
+    UNACKED_LIMIT_MS = 6000
 };
 
 static int set_option(int fd, int level, int name, int value) { return setsockopt(fd, level, name, &value, sizeof value); }

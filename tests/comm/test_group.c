@@ -87,6 +87,36 @@ static void test_sums(void **state) {
     }
 }
 
+static int crowd_rank(struct kit_seat *seat) {
+    int members[COMM_MAX_RANKS] = {0};
+    struct comm_group *group = NULL;
+    int rc = -1, n = seat->kit->n_ranks;
+    for (int i = 0; i < n; i++)
+        members[i] = i;
+    if (comm_group_join(seat->world, seat->rank, members, n, 4096, &group, &seat->err) != 0)
+        return -1;
+    for (uint64_t round = 0; round < 8; round++)
+        if (reduce_and_compare(seat, group, members, n, 1 + 900 * round, round) != 0)
+            goto leave;
+    rc = 0;
+leave:
+    comm_group_leave(group);
+    return rc;
+}
+
+/* Many more ranks than cores. */
+static void test_crowd(void **state) {
+    (void)state;
+    static const int crowds[][8] = {{24}, {12, 12, 4}, {3, 3, 3, 3, 3, 3}};
+    for (size_t i = 0; i < sizeof crowds / sizeof crowds[0]; i++) {
+        struct kit kit;
+        kit_create(&kit, crowds[i], 0, 60000);
+        kit_connect(&kit);
+        kit_run(&kit, crowd_rank, NULL);
+        kit_destroy(&kit);
+    }
+}
+
 /* Every algorithm between nodes, also where select.c would not take it. */
 struct forced {
     comm_allreduce_fn fn;
@@ -283,7 +313,7 @@ static void test_join_refuses(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums), cmocka_unit_test(test_algorithms), cmocka_unit_test(test_roots),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums), cmocka_unit_test(test_crowd), cmocka_unit_test(test_algorithms), cmocka_unit_test(test_roots),
                                        cmocka_unit_test(test_stages), cmocka_unit_test(test_join_refuses)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,9 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "comm/inside.h"
@@ -324,11 +326,43 @@ static void test_connect_refuses(void **state) {
     comm_world_destroy(NULL);
 }
 
+/* More links than descriptors: the soft limit is lifted, a hard limit is an error that says what to do. */
+static int connect_with_limit(rlim_t soft, rlim_t hard) {
+    struct kit kit;
+    struct err err;
+    if (setrlimit(RLIMIT_NOFILE, &(struct rlimit){soft, hard}) != 0)
+        return 10;
+    kit_create(&kit, (int[]){3, 3, 0}, 0, LONG_MS);
+    int rc = 0;
+    if (hard < 64)
+        rc = comm_world_connect(kit.worlds[1], kit.addrs, 2, clock_mono_ms() + LONG_MS, &err) == -1 && err.code == ERR_LIMIT &&
+                     strstr(err.msg, "ulimit -n") != NULL
+                 ? 0
+                 : 11;
+    else
+        kit_connect(&kit);
+    kit_destroy(&kit);
+    return rc;
+}
+
+static void test_descriptors(void **state) {
+    (void)state;
+    for (int is_hard = 0; is_hard < 2; is_hard++) {
+        int status;
+        pid_t child = fork();
+        if (child == 0)
+            _exit(connect_with_limit(40, is_hard ? 40 : 1024));
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), 0);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_node_dies),       cmocka_unit_test(test_timeouts),      cmocka_unit_test(test_abort),          cmocka_unit_test(test_disagreement),
         cmocka_unit_test(test_foreign_callers), cmocka_unit_test(test_connect_fails), cmocka_unit_test(test_connect_aborted),
-        cmocka_unit_test(test_connect_refuses),
+        cmocka_unit_test(test_connect_refuses), cmocka_unit_test(test_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
