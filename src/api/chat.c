@@ -33,11 +33,6 @@ static json_t *prompt_text(const struct api_generation *generation) {
     return generation->params.return_prompt_text ? json_stringn(prompt->text, prompt->text_bytes) : json_null();
 }
 
-static json_t *reason(const struct api_choice *choice) {
-    const char *name = api_choice_reason(choice);
-    return name == NULL ? json_null() : json_string(name);
-}
-
 static json_t *full_content(const struct api_generation *generation, struct api_choice *choice) {
     json_t *text = api_choice_take_text(choice);
     char *before = echoed(generation);
@@ -57,7 +52,7 @@ static json_t *full(struct api_generation *generation) {
         json_t *message = json_pack("{s:s, s:o, s:n, s:n, s:n, s:n, s:n}", "role", role_of(generation), "content", full_content(generation, choice),
                                     "refusal", "annotations", "audio", "function_call", "reasoning");
         json_array_append_new(choices, json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:n}", "index", choice->index, "message", message, "logprobs",
-                                                 api_choice_take_logprobs(choice), "finish_reason", reason(choice), "stop_reason",
+                                                 api_choice_take_logprobs(choice), "finish_reason", api_choice_reason(choice), "stop_reason",
                                                  api_choice_stop_reason(choice), "token_ids", api_choice_take_ids(choice), "routed_experts"));
     }
     return json_pack("{s:s, s:s, s:I, s:s, s:o, s:n, s:s, s:o, s:o, s:o, s:o, s:n, s:n, s:n}", "id", generation->id, "object", "chat.completion",
@@ -67,57 +62,31 @@ static json_t *full(struct api_generation *generation) {
                      prompt_text(generation), "kv_transfer_params", "ec_transfer_params", "metrics");
 }
 
-static json_t *chunk_around(const struct api_generation *generation, json_t *choices) {
-    return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", generation->id, "object", "chat.completion.chunk", "created",
-                     (json_int_t)generation->created_s, "model", generation->api->opts.served_names[0], "choices", choices);
-}
-
 /* The chunk that names the role, and with "echo" one more with the last message. */
-static json_t *opening(struct api_generation *generation, struct api_choice *choice, int at) {
+static json_t *opening(struct api_generation *generation, struct api_choice *choice, int at, json_t *whole) {
     json_t *delta = NULL;
     if (at == 0) {
         delta = json_pack("{s:s, s:s}", "role", role_of(generation), "content", "");
+        json_object_set_new(whole, "prompt_token_ids", prompt_ids(generation));
+        json_object_set_new(whole, "prompt_text", prompt_text(generation));
     } else if (at == 1) {
         char *before = echoed(generation);
         if (before != NULL && before[0] != '\0')
             delta = json_pack("{s:s}", "content", before);
         free(before);
     }
-    if (delta == NULL)
-        return NULL;
-    json_t *one = json_pack("{s:i, s:o, s:n, s:n}", "index", choice->index, "delta", delta, "logprobs", "finish_reason");
-    json_t *whole = chunk_around(generation, json_pack("[o]", one));
-    if (generation->params.continuous_usage) {
-        int n_prompt = choice->prompt->ids.n_ids;
-        json_object_set_new(whole, "usage", json_pack("{s:i, s:i, s:i}", "prompt_tokens", n_prompt, "total_tokens", n_prompt, "completion_tokens", 0));
-    }
-    if (at == 0) {
-        json_object_set_new(whole, "prompt_token_ids", prompt_ids(generation));
-        json_object_set_new(whole, "prompt_text", prompt_text(generation));
-    }
-    return whole;
+    return delta == NULL ? NULL : json_pack("{s:i, s:o, s:n, s:n}", "index", choice->index, "delta", delta, "logprobs", "finish_reason");
 }
 
 static json_t *chunk(struct api_generation *generation, struct api_choice *choice) {
+    (void)generation;
     json_t *delta = json_pack("{s:o}", "content", api_choice_take_text(choice));
     json_t *one = json_pack("{s:i, s:o, s:o, s:o}", "index", choice->index, "delta", delta, "logprobs", api_choice_take_logprobs(choice),
-                            "finish_reason", reason(choice));
+                            "finish_reason", api_choice_reason(choice));
     if (choice->is_finished)
         json_object_set_new(one, "stop_reason", api_choice_stop_reason(choice));
     json_object_set_new(one, "token_ids", api_choice_take_ids(choice));
-    json_t *whole = chunk_around(generation, json_pack("[o]", one));
-    if (generation->params.continuous_usage)
-        json_object_set_new(whole, "usage", api_generation_usage(generation, choice));
-    if (!generation->params.include_usage && choice->is_finished)
-        json_object_set_new(whole, "system_fingerprint", json_string(generation->api->fingerprint));
-    return whole;
-}
-
-static json_t *usage_chunk(struct api_generation *generation) {
-    json_t *whole = chunk_around(generation, json_array());
-    json_object_set_new(whole, "usage", api_generation_usage(generation, NULL));
-    json_object_set_new(whole, "system_fingerprint", json_string(generation->api->fingerprint));
-    return whole;
+    return one;
 }
 
 static const struct api_shape shape = {.is_chat = true,
@@ -125,10 +94,10 @@ static const struct api_shape shape = {.is_chat = true,
                                        .check_raw = api_chat_check_raw,
                                        .check_type = api_chat_check_type,
                                        .prompts = api_prompts_of_chat,
+                                       .chunk_object = "chat.completion.chunk",
                                        .full = full,
-                                       .opening = opening,
                                        .chunk = chunk,
-                                       .usage_chunk = usage_chunk};
+                                       .opening = opening};
 
 void api_chat_completions(struct api *api, const struct http_request *request, json_t *body, struct http_response *ret) {
     api_generate(api, request, body, &shape, ret);

@@ -18,7 +18,7 @@ int api_choice_init(struct api_choice *choice, struct api *api, const struct api
                                    .include_stop = params->include_stop,
                                    .limit_bytes = DETOK_LIMIT_BYTES};
     if (text_detok_create(api->opts.tokenizer, &opts, &choice->detok, &err) != 0)
-        return api_fail(error, err.code == ERR_INVALID || err.code == ERR_LIMIT ? 400 : 500, NULL, "stop", "%s", err.msg);
+        return api_fail(error, err.code == ERR_NOMEM ? 500 : 400, err.code == ERR_NOMEM ? "InternalServerError" : NULL, "stop", "%s", err.msg);
     if (params->return_token_ids && (choice->token_ids = json_array()) == NULL)
         return api_fail_memory(error);
     if (params->n_prompt_logprobs >= 0) {
@@ -107,7 +107,6 @@ static int take_finish(struct api_choice *choice, const struct engine_event *eve
                                               [ENGINE_FINISH_ABORT] = API_FINISH_ABORT,
                                               [ENGINE_FINISH_ERROR] = API_FINISH_ERROR};
     json_t *stop_reason = NULL;
-    choice->n_cached = event->n_cached;
     if (event->finish == ENGINE_FINISH_STOP && event->stop_token >= 0) {
         count_token(choice, event->stop_token, event);
         if (choice->params->include_stop && push_text(choice, event->stop_token) < 0)
@@ -144,9 +143,9 @@ int api_choice_take(struct api_choice *choice, const struct engine_event *event,
     return 0;
 }
 
-const char *api_choice_reason(const struct api_choice *choice) {
+json_t *api_choice_reason(const struct api_choice *choice) {
     static const char *const names[] = {"stop", "length", "abort", "error"};
-    return choice->is_finished ? names[choice->finish] : NULL;
+    return choice->is_finished ? json_string(names[choice->finish]) : json_null();
 }
 
 json_t *api_choice_take_text(struct api_choice *choice) {

@@ -33,7 +33,6 @@ struct api_choice {
     /* whole */
     json_t *prompt_logprobs;  /* list, or NULL */
     int n_tokens;
-    int n_cached;
     bool is_begun;            /* a chunk of it was sent */
     bool is_finished;
     enum api_finish finish;
@@ -50,12 +49,13 @@ void api_choice_destroy(struct api_choice *choice); /* accepts a zeroed one */
  * *ret_cancel: the engine should stop this choice, a stop string was found.
  */
 int api_choice_take(struct api_choice *choice, const struct engine_event *event, bool *ret_cancel);
-const char *api_choice_reason(const struct api_choice *choice); /* "stop", …, or NULL while it runs */
 
 /* JSON of what has gathered, each a new reference (null where not asked for); the gathered part is empty afterwards. */
 json_t *api_choice_take_text(struct api_choice *choice);
 json_t *api_choice_take_ids(struct api_choice *choice);
 json_t *api_choice_take_logprobs(struct api_choice *choice);
+/* "stop", …, or null while it runs; the stop string or id that ended it, or null; all of the prompt's log-probabilities. */
+json_t *api_choice_reason(const struct api_choice *choice);
 json_t *api_choice_stop_reason(const struct api_choice *choice);
 json_t *api_choice_prompt_logprobs(const struct api_choice *choice);
 

@@ -20,11 +20,6 @@ static json_t *echoed_text(const struct api_generation *generation, const struct
     return text;
 }
 
-static json_t *reason(const struct api_choice *choice) {
-    const char *name = api_choice_reason(choice);
-    return name == NULL ? json_null() : json_string(name);
-}
-
 static json_t *full(struct api_generation *generation) {
     json_t *choices = json_array();
     for (int i = 0; i < generation->n_choices; i++) {
@@ -34,7 +29,7 @@ static json_t *full(struct api_generation *generation) {
             text = echoed_text(generation, choice, text);
         json_t *prompt_ids = generation->params.return_token_ids ? api_prompt_ids(choice->prompt) : json_null();
         json_array_append_new(choices, json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:n}", "index", choice->index, "text", text, "logprobs",
-                                                 api_choice_take_logprobs(choice), "finish_reason", reason(choice), "stop_reason",
+                                                 api_choice_take_logprobs(choice), "finish_reason", api_choice_reason(choice), "stop_reason",
                                                  api_choice_stop_reason(choice), "token_ids", api_choice_take_ids(choice), "prompt_logprobs",
                                                  api_choice_prompt_logprobs(choice), "prompt_token_ids", prompt_ids, "routed_experts"));
     }
@@ -44,18 +39,6 @@ static json_t *full(struct api_generation *generation) {
                      "ec_transfer_params", "metrics");
 }
 
-static json_t *chunk_around(const struct api_generation *generation, json_t *choices) {
-    return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", generation->id, "object", "text_completion", "created", (json_int_t)generation->created_s,
-                     "model", generation->api->opts.served_names[0], "choices", choices);
-}
-
-static json_t *opening(struct api_generation *generation, struct api_choice *choice, int at) {
-    (void)generation;
-    (void)choice;
-    (void)at;
-    return NULL;
-}
-
 static json_t *chunk(struct api_generation *generation, struct api_choice *choice) {
     const struct api_params *params = &generation->params;
     json_t *text = api_choice_take_text(choice), *prompt_ids = json_null();
@@ -63,22 +46,9 @@ static json_t *chunk(struct api_generation *generation, struct api_choice *choic
         text = echoed_text(generation, choice, text);
     if (!choice->is_begun && (params->echo || params->return_token_ids))
         prompt_ids = api_prompt_ids(choice->prompt);
-    json_t *one = json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o}", "index", choice->index, "text", text, "logprobs", api_choice_take_logprobs(choice),
-                            "finish_reason", reason(choice), "stop_reason", api_choice_stop_reason(choice), "prompt_token_ids", prompt_ids, "token_ids",
-                            api_choice_take_ids(choice));
-    json_t *whole = chunk_around(generation, json_pack("[o]", one));
-    if (params->continuous_usage)
-        json_object_set_new(whole, "usage", api_generation_usage(generation, choice));
-    if (!params->include_usage && choice->is_finished)
-        json_object_set_new(whole, "system_fingerprint", json_string(generation->api->fingerprint));
-    return whole;
-}
-
-static json_t *usage_chunk(struct api_generation *generation) {
-    json_t *whole = chunk_around(generation, json_array());
-    json_object_set_new(whole, "usage", api_generation_usage(generation, NULL));
-    json_object_set_new(whole, "system_fingerprint", json_string(generation->api->fingerprint));
-    return whole;
+    return json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o}", "index", choice->index, "text", text, "logprobs", api_choice_take_logprobs(choice),
+                     "finish_reason", api_choice_reason(choice), "stop_reason", api_choice_stop_reason(choice), "prompt_token_ids", prompt_ids,
+                     "token_ids", api_choice_take_ids(choice));
 }
 
 static int prompts(const struct api *api, const struct api_params *params, const json_t *body, struct api_prompts *ret, struct api_error *error) {
@@ -93,10 +63,9 @@ static const struct api_shape shape = {.is_chat = false,
                                        .check_raw = api_prompt_check_raw,
                                        .check_type = api_prompt_check_type,
                                        .prompts = prompts,
+                                       .chunk_object = "text_completion",
                                        .full = full,
-                                       .opening = opening,
-                                       .chunk = chunk,
-                                       .usage_chunk = usage_chunk};
+                                       .chunk = chunk};
 
 void api_completions(struct api *api, const struct http_request *request, json_t *body, struct http_response *ret) {
     api_generate(api, request, body, &shape, ret);

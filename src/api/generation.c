@@ -142,7 +142,8 @@ destroy_generation:
     return NULL;
 }
 
-json_t *api_generation_usage(const struct api_generation *generation, const struct api_choice *only) {
+/* Over all choices, or of one alone. */
+static json_t *usage_of(const struct api_generation *generation, const struct api_choice *only) {
     int n_prompt = 0, n_completion = 0;
     for (int i = 0; i < generation->n_choices; i++) {
         const struct api_choice *choice = &generation->choices[i];
@@ -156,7 +157,7 @@ json_t *api_generation_usage(const struct api_generation *generation, const stru
 }
 
 json_t *api_generation_full_usage(const struct api_generation *generation) {
-    json_t *usage = api_generation_usage(generation, NULL);
+    json_t *usage = usage_of(generation, NULL);
     json_object_set_new(usage, "prompt_tokens_details", json_null());
     json_object_set_new(usage, "completion_tokens_details", json_null());
     return usage;
@@ -172,13 +173,54 @@ static void send_json(struct api_generation *generation, json_t *value) {
     json_decref(value);
 }
 
+/* A chunk around at most one choice, whose reference it takes over. */
+static json_t *envelope(const struct api_generation *generation, json_t *choice) {
+    json_t *choices = json_array();
+    if (choice != NULL)
+        json_array_append_new(choices, choice);
+    return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", generation->id, "object", generation->shape->chunk_object, "created",
+                     (json_int_t)generation->created_s, "model", generation->api->opts.served_names[0], "choices", choices);
+}
+
+static void sign(const struct api_generation *generation, json_t *whole) {
+    json_object_set_new(whole, "system_fingerprint", json_string(generation->api->fingerprint));
+}
+
 static void send_openings(struct api_generation *generation) {
-    for (int i = 0; i < generation->n_choices; i++) {
-        json_t *opening;
-        for (int at = 0; (opening = generation->shape->opening(generation, &generation->choices[i], at)) != NULL; at++)
-            send_json(generation, opening);
-    }
     generation->is_begun = true;
+    for (int i = 0; generation->shape->opening != NULL && i < generation->n_choices; i++) {
+        struct api_choice *choice = &generation->choices[i];
+        for (int at = 0;; at++) {
+            json_t *beside = json_object(), *one = generation->shape->opening(generation, choice, at, beside);
+            json_t *whole = one == NULL ? NULL : envelope(generation, one);
+            if (generation->params.continuous_usage && whole != NULL)
+                json_object_set_new(whole, "usage", usage_of(generation, choice));
+            if (whole != NULL) {
+                json_object_update(whole, beside);
+                send_json(generation, whole);
+            }
+            json_decref(beside);
+            if (one == NULL)
+                break;
+        }
+    }
+}
+
+static void send_chunk(struct api_generation *generation, struct api_choice *choice) {
+    json_t *whole = envelope(generation, generation->shape->chunk(generation, choice));
+    if (generation->params.continuous_usage)
+        json_object_set_new(whole, "usage", usage_of(generation, choice));
+    if (!generation->params.include_usage && choice->is_finished)
+        sign(generation, whole);
+    send_json(generation, whole);
+    choice->is_begun = true;
+}
+
+static void send_usage(struct api_generation *generation) {
+    json_t *whole = envelope(generation, NULL);
+    json_object_set_new(whole, "usage", usage_of(generation, NULL));
+    sign(generation, whole);
+    send_json(generation, whole);
 }
 
 /*
@@ -196,6 +238,8 @@ static int generation_step(struct api_generation *generation, int timeout_ms, bo
     int at = found == 1 ? event.request * generation->params.n + event.choice : -1;
     if (at < 0 || at >= generation->n_choices)
         return api_fail(error, 500, "InternalServerError", NULL, "The engine ended a request before its choices.");
+    if (streams && !generation->is_begun)
+        send_openings(generation);
     struct api_choice *choice = &generation->choices[at];
     bool cancel = false, was_finished = choice->is_finished;
     int wants_chunk = api_choice_take(choice, &event, &cancel);
@@ -206,12 +250,8 @@ static int generation_step(struct api_generation *generation, int timeout_ms, bo
         return api_fail(error, 500, "InternalServerError", NULL, "The text of an answer grew past what the server holds.");
     if (choice->is_finished && choice->finish == API_FINISH_ERROR)
         return api_fail(error, 500, "InternalServerError", NULL, "The request failed while it was computed.");
-    if (streams && !generation->is_begun)
-        send_openings(generation);
-    if (streams && wants_chunk > 0) {
-        send_json(generation, generation->shape->chunk(generation, choice));
-        choice->is_begun = true;
-    }
+    if (streams && wants_chunk > 0)
+        send_chunk(generation, choice);
     return 1;
 }
 
@@ -219,7 +259,7 @@ static void stream_end(struct api_generation *generation, const struct api_error
     if (error != NULL)
         send_json(generation, api_error_json(error));
     else if (generation->params.include_usage)
-        send_json(generation, generation->shape->usage_chunk(generation));
+        send_usage(generation);
     buf_append_str(&generation->out, "data: [DONE]\n\n");
     generation->is_ended = true;
 }

@@ -21,11 +21,12 @@ struct api_shape {
     int (*check_raw)(const json_t *body, struct api_error *error);
     void (*check_type)(struct api_fields *fields);
     int (*prompts)(const struct api *api, const struct api_params *params, const json_t *body, struct api_prompts *ret, struct api_error *error);
+    const char *chunk_object; /* "object" of chunks */
     /* Each returns a new reference, or NULL when memory is out. */
-    json_t *(*full)(struct api_generation *generation);
-    json_t *(*opening)(struct api_generation *generation, struct api_choice *choice, int at); /* chunks at = 0, 1, … before the first; NULL: no more */
-    json_t *(*chunk)(struct api_generation *generation, struct api_choice *choice);
-    json_t *(*usage_chunk)(struct api_generation *generation);
+    json_t *(*full)(struct api_generation *generation);                                /* the whole answer */
+    json_t *(*chunk)(struct api_generation *generation, struct api_choice *choice);    /* the choice of a chunk */
+    /* Optional: chunks before a choice's first, at = 0, 1, …; NULL: no more. What it adds to `whole` stands beside "choices". */
+    json_t *(*opening)(struct api_generation *generation, struct api_choice *choice, int at, json_t *whole);
 };
 
 struct api_generation {
@@ -46,9 +47,7 @@ struct api_generation {
 /* Answers the request, whatever becomes of it. */
 void api_generate(struct api *api, const struct http_request *request, json_t *body, const struct api_shape *shape, struct http_response *ret);
 
-/* {"prompt_tokens":…,"total_tokens":…,"completion_tokens":…} over all choices, or of one choice alone. */
-json_t *api_generation_usage(const struct api_generation *generation, const struct api_choice *only);
-/* The same with the null details that an answer in one piece has. */
+/* {"prompt_tokens":…,…} over all choices, with the null details that an answer in one piece has. A new reference. */
 json_t *api_generation_full_usage(const struct api_generation *generation);
 
 #endif

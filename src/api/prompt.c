@@ -35,20 +35,20 @@ int api_prompt_check_raw(const json_t *body, struct api_error *error) {
     return 0;
 }
 
+/* Reports the first item that is no token. */
 static void check_ids(struct api_fields *fields, const char *where, const json_t *list) {
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        char loc[96];
-        int64_t id = 0;
-        snprintf(loc, sizeof loc, "%s.%zu", where, i);
-        if (!json_is_integer(json_array_get(list, i)))
-            api_value_int(fields, loc, json_array_get(list, i), &id);
-        if (json_is_integer(json_array_get(list, i)) && json_integer_value(json_array_get(list, i)) < 0)
-            api_field_error(fields, "greater_than_equal", loc, "Input should be greater than or equal to 0", json_array_get(list, i), "{'ge': 0}");
-        else if (!json_is_integer(json_array_get(list, i)) && fields->n_errors == 0) /* 1.0 and "1": fine for a schema, not for a token */
-            api_field_error(fields, "int_type", loc, "Input should be a valid integer", json_array_get(list, i), NULL);
-        if (fields->n_errors > 0)
-            return;
-    }
+    size_t i = 0, n = json_array_size(list);
+    while (i < n && json_is_integer(json_array_get(list, i)) && json_integer_value(json_array_get(list, i)) >= 0)
+        i++;
+    if (i == n)
+        return;
+    char loc[96];
+    const json_t *item = json_array_get(list, i);
+    snprintf(loc, sizeof loc, "%s.%zu", where, i);
+    if (json_is_integer(item))
+        api_field_error(fields, "greater_than_equal", loc, "Input should be greater than or equal to 0", item, "{'ge': 0}");
+    else
+        api_field_error(fields, "int_type", loc, "Input should be a valid integer", item, NULL);
 }
 
 void api_prompt_check_type(struct api_fields *fields) {
