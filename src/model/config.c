@@ -71,8 +71,10 @@ static int add_eos(struct model_config *config, int64_t id, struct err *err) {
     for (int i = 0; i < config->n_eos; i++)
         if (config->eos[i] == id)
             return 0;
-    if (id < 0 || id >= config->n_vocab)
-        return err_set(err, ERR_INVALID, "\"eos_token_id\" names token %lld; the vocabulary has %d", (long long)id, config->n_vocab);
+    if (id < 0)
+        return err_set(err, ERR_INVALID, "\"eos_token_id\" names token %lld; token ids begin at 0", (long long)id);
+    if (id >= config->n_vocab) /* never sampled: a vocabulary that was cut down by --hf-overrides */
+        return 0;
     if (config->n_eos == MODEL_MAX_EOS)
         return err_set(err, ERR_LIMIT, "\"eos_token_id\" lists more than %d tokens", MODEL_MAX_EOS);
     config->eos[config->n_eos++] = (int32_t)id;

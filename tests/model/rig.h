@@ -16,7 +16,7 @@
 #include "kernels/dispatch.h"
 #include "model/model.h"
 
-enum { RIG_MAX_SEQS = 16, RIG_BLOCK = 16, RIG_STEP_TOKENS = 2048 };
+enum { RIG_MAX_SEQS = 16, RIG_BLOCK = 16, RIG_STEP_TOKENS = 4096 };
 
 /* tokens[0 .. n_prompt) come in chunks, the rest one by one; logits: [n_tokens, n_vocab], all written. */
 struct rig_seq {
@@ -72,6 +72,8 @@ static inline int rig_step(struct rig_rank *rank, int first, int end, struct err
         if (rank->done[s] == seq->n_tokens)
             continue;
         int n = rig_piece(rig, seq, rank->done[s]);
+        if (step.n_tokens + n > RIG_STEP_TOKENS)
+            return err_set(err, ERR_LIMIT, "the rig's steps have at most %d tokens", RIG_STEP_TOKENS);
         memcpy(tokens + step.n_tokens, seq->tokens + rank->done[s], (size_t)n * sizeof *tokens);
         owner[step.n_seqs] = s;
         seqs[step.n_seqs++] = (struct model_step_seq){.n_tokens = n, .position = rank->done[s], .blocks = rank->blocks[s]};
