@@ -25,7 +25,7 @@ static bool is_reached(const void *arg) {
 void comm_room_arrive(struct comm_room *room, int seat, unsigned level) {
     atomic_store(&room->seats[seat].phase, level);
     /* Of two that arrive last at the same time, at least one sees the other. */
-    if (is_reached(&(struct look){room, -1, level}))
+    if (atomic_load(&room->bell.n_sleepers) > 0 && is_reached(&(struct look){room, -1, level}))
         comm_bell_ring(&room->bell);
 }
 
