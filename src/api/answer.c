@@ -55,10 +55,13 @@ void api_answer_json(struct http_response *ret, int status, json_t *body) {
 
 json_t *api_error_json(const struct api_error *error) {
     json_t *param = error->param[0] == '\0' ? json_null() : json_string(error->param);
-    return json_pack("{s:{s:s, s:s, s:o, s:i}}", "error", "message", error->message, "type", error->type, "param", param, "code", error->status);
+    return json_pack("{s:{s:s, s:s, s:o, s:i}}", "error", "message", error->message, "type", error->type, "param", param, "code",
+                     error->status);
 }
 
-void api_answer_error(struct http_response *ret, const struct api_error *error) { api_answer_json(ret, error->status, api_error_json(error)); }
+void api_answer_error(struct http_response *ret, const struct api_error *error) {
+    api_answer_json(ret, error->status, api_error_json(error));
+}
 
 void api_answer_detail(struct http_response *ret, int status, const char *detail) {
     api_answer_json(ret, status, json_pack("{s:s}", "detail", detail));

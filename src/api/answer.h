@@ -12,8 +12,8 @@
 /* An error on its way to the client. type NULL: BadRequestError. */
 struct api_error {
     int status;
-    const char *type;    /* static */
-    char param[128];     /* "": null */
+    const char *type; /* static */
+    char param[128];  /* "": null */
     char message[4096];
 };
 

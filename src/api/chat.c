@@ -49,17 +49,19 @@ static json_t *full(struct api_generation *generation) {
     json_t *choices = json_array();
     for (int i = 0; i < generation->n_choices; i++) {
         struct api_choice *choice = &generation->choices[i];
-        json_t *message = json_pack("{s:s, s:o, s:n, s:n, s:n, s:n, s:n}", "role", role_of(generation), "content", full_content(generation, choice),
-                                    "refusal", "annotations", "audio", "function_call", "reasoning");
-        json_array_append_new(choices, json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:n}", "index", choice->index, "message", message, "logprobs",
-                                                 api_choice_take_logprobs(choice), "finish_reason", api_choice_reason(choice), "stop_reason",
-                                                 api_choice_stop_reason(choice), "token_ids", api_choice_take_ids(choice), "routed_experts"));
+        json_t *message = json_pack("{s:s, s:o, s:n, s:n, s:n, s:n, s:n}", "role", role_of(generation), "content",
+                                    full_content(generation, choice), "refusal", "annotations", "audio", "function_call", "reasoning");
+        json_array_append_new(choices,
+                              json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:n}", "index", choice->index, "message", message, "logprobs",
+                                        api_choice_take_logprobs(choice), "finish_reason", api_choice_reason(choice), "stop_reason",
+                                        api_choice_stop_reason(choice), "token_ids", api_choice_take_ids(choice), "routed_experts"));
     }
-    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:n, s:s, s:o, s:o, s:o, s:o, s:n, s:n, s:n}", "id", generation->id, "object", "chat.completion",
-                     "created", (json_int_t)generation->created_s, "model", generation->api->opts.served_names[0], "choices", choices, "service_tier",
-                     "system_fingerprint", generation->api->fingerprint, "usage", api_generation_full_usage(generation), "prompt_logprobs",
-                     api_choice_prompt_logprobs(&generation->choices[0]), "prompt_token_ids", prompt_ids(generation), "prompt_text",
-                     prompt_text(generation), "kv_transfer_params", "ec_transfer_params", "metrics");
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:n, s:s, s:o, s:o, s:o, s:o, s:n, s:n, s:n}", "id", generation->id, "object",
+                     "chat.completion", "created", (json_int_t)generation->created_s, "model", generation->api->opts.served_names[0],
+                     "choices", choices, "service_tier", "system_fingerprint", generation->api->fingerprint, "usage",
+                     api_generation_full_usage(generation), "prompt_logprobs", api_choice_prompt_logprobs(&generation->choices[0]),
+                     "prompt_token_ids", prompt_ids(generation), "prompt_text", prompt_text(generation), "kv_transfer_params",
+                     "ec_transfer_params", "metrics");
 }
 
 /* The chunk that names the role, and with "echo" one more with the last message. */

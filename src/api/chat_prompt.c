@@ -42,16 +42,18 @@ static int check_tools(const json_t *body, struct api_error *error) {
     bool has_tools = json_is_array(tools);
     const char *word = json_string_value(choice);
     if (has_tools && json_array_size(tools) == 0)
-        return api_refuse(error, "tools", NULL, "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely.");
+        return api_refuse(error, "tools", NULL,
+                          "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely.");
     if (word != NULL && strcmp(word, "none") == 0)
         return 0;
     if (choice != NULL && !json_is_null(choice)) {
         if (!has_tools)
             return api_refuse(error, "tool_choice", NULL, "When using `tool_choice`, `tools` must be set.");
         if (!json_is_object(choice) && (word == NULL || (strcmp(word, "auto") != 0 && strcmp(word, "required") != 0)))
-            return api_refuse(error, "tool_choice", NULL,
-                              "Invalid value for `tool_choice`: %.100s! Only named tools, \"none\", \"auto\" or \"required\" are supported.",
-                              word == NULL ? json_type_name(choice) : word);
+            return api_refuse(
+                error, "tool_choice", NULL,
+                "Invalid value for `tool_choice`: %.100s! Only named tools, \"none\", \"auto\" or \"required\" are supported.",
+                word == NULL ? json_type_name(choice) : word);
         if (json_is_object(choice) && check_named_tool(choice, tools, error) != 0)
             return -1;
     }
@@ -275,9 +277,10 @@ int api_chat_render(const struct api *api, const json_t *body, char **ret_text, 
     if (check_tool_choice_served(body, error) != 0)
         return -1;
     if (source == NULL && tmpl == NULL)
-        return api_fail(error, 400, NULL, NULL,
-                        "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the tokenizer "
-                        "does not define one.");
+        return api_fail(
+            error, 400, NULL, NULL,
+            "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the tokenizer "
+            "does not define one.");
     json_t *plain = plain_messages(messages, error);
     if (plain == NULL)
         return -1;

@@ -7,8 +7,8 @@
 
 enum { TEXT_LIMIT_BYTES = 64 << 20, DETOK_LIMIT_BYTES = 1 << 20 };
 
-int api_choice_init(struct api_choice *choice, struct api *api, const struct api_params *params, const struct api_prompt *prompt, int64_t start_ns,
-                    struct api_error *error) {
+int api_choice_init(struct api_choice *choice, struct api *api, const struct api_params *params, const struct api_prompt *prompt,
+                    int64_t start_ns, struct api_error *error) {
     struct err err = {0};
     *choice = (struct api_choice){.prompt = prompt, .params = params, .api = api, .start_ns = start_ns};
     buf_init(&choice->text, TEXT_LIMIT_BYTES);
@@ -18,7 +18,8 @@ int api_choice_init(struct api_choice *choice, struct api *api, const struct api
                                    .include_stop = params->include_stop,
                                    .limit_bytes = DETOK_LIMIT_BYTES};
     if (text_detok_create(api->opts.tokenizer, &opts, &choice->detok, &err) != 0)
-        return api_fail(error, err.code == ERR_NOMEM ? 500 : 400, err.code == ERR_NOMEM ? "InternalServerError" : NULL, "stop", "%s", err.msg);
+        return api_fail(error, err.code == ERR_NOMEM ? 500 : 400, err.code == ERR_NOMEM ? "InternalServerError" : NULL, "stop", "%s",
+                        err.msg);
     if (params->return_token_ids && (choice->token_ids = json_array()) == NULL)
         return api_fail_memory(error);
     if (params->n_prompt_logprobs >= 0) {
@@ -27,7 +28,8 @@ int api_choice_init(struct api_choice *choice, struct api *api, const struct api
             return api_fail_memory(error);
     }
     choice->has_logprobs = params->n_logprobs >= 0;
-    if (choice->has_logprobs && api_logprobs_init(&choice->logprobs, api->opts.tokenizer, params->is_chat, (int)params->n_logprobs, params->tokens_as_ids) != 0)
+    if (choice->has_logprobs &&
+        api_logprobs_init(&choice->logprobs, api->opts.tokenizer, params->is_chat, (int)params->n_logprobs, params->tokens_as_ids) != 0)
         return api_fail_memory(error);
     if (choice->has_logprobs && params->echo && !params->is_chat)
         api_logprobs_add(&choice->logprobs, prompt->ids.ids[0], NULL);
@@ -59,7 +61,8 @@ static void finish(struct api_choice *choice, enum api_finish why, json_t *stop_
     api_metrics_observe(metrics, API_PROMPT_TOKENS, choice->prompt->ids.n_ids);
     api_metrics_observe(metrics, API_GENERATION_TOKENS, choice->n_tokens);
     if (choice->n_tokens > 1)
-        api_metrics_observe(metrics, API_TIME_PER_OUTPUT_TOKEN, (double)(choice->last_ns - choice->first_ns) * 1e-9 / (choice->n_tokens - 1));
+        api_metrics_observe(metrics, API_TIME_PER_OUTPUT_TOKEN,
+                            (double)(choice->last_ns - choice->first_ns) * 1e-9 / (choice->n_tokens - 1));
 }
 
 /* Everything about a generated token but its text. */
@@ -133,7 +136,8 @@ int api_choice_take(struct api_choice *choice, const struct engine_event *event,
     switch (event->type) {
     case ENGINE_EVENT_PROMPT:
         if (choice->prompt_logprobs != NULL && event->has_logprobs)
-            json_array_append_new(choice->prompt_logprobs, api_logprobs_prompt(choice->api->opts.tokenizer, event->token, &event->logprobs));
+            json_array_append_new(choice->prompt_logprobs,
+                                  api_logprobs_prompt(choice->api->opts.tokenizer, event->token, &event->logprobs));
         if (choice->has_logprobs && choice->params->echo && !choice->params->is_chat)
             api_logprobs_add(&choice->logprobs, event->token, event->has_logprobs ? &event->logprobs : NULL);
         return 0;
@@ -163,7 +167,9 @@ json_t *api_choice_take_ids(struct api_choice *choice) {
     return ids;
 }
 
-json_t *api_choice_take_logprobs(struct api_choice *choice) { return choice->has_logprobs ? api_logprobs_take(&choice->logprobs) : json_null(); }
+json_t *api_choice_take_logprobs(struct api_choice *choice) {
+    return choice->has_logprobs ? api_logprobs_take(&choice->logprobs) : json_null();
+}
 
 json_t *api_choice_stop_reason(const struct api_choice *choice) {
     return choice->stop_reason == NULL ? json_null() : json_incref(choice->stop_reason);

@@ -20,28 +20,28 @@ struct api_choice {
     const struct api_prompt *prompt;
     const struct api_params *params;
     struct api *api;
-    int index;  /* in the answer */
+    int index;                   /* in the answer */
     int prompt_index, sub_index; /* as in the engine's events */
-    int max_tokens; /* the engine ends it at that many */
+    int max_tokens;              /* the engine ends it at that many */
     struct text_detok *detok;
     /* gathered since the last take */
     struct buf text;
-    json_t *token_ids;        /* list, or NULL when not asked for */
+    json_t *token_ids; /* list, or NULL when not asked for */
     bool has_logprobs;
     struct api_logprobs logprobs;
     int n_fresh_tokens;
     /* whole */
-    json_t *prompt_logprobs;  /* list, or NULL */
+    json_t *prompt_logprobs; /* list, or NULL */
     int n_tokens;
-    bool is_begun;            /* a chunk of it was sent */
+    bool is_begun; /* a chunk of it was sent */
     bool is_finished;
     enum api_finish finish;
-    json_t *stop_reason;      /* string, integer or NULL */
+    json_t *stop_reason; /* string, integer or NULL */
     int64_t start_ns, first_ns, last_ns;
 };
 
-int api_choice_init(struct api_choice *choice, struct api *api, const struct api_params *params, const struct api_prompt *prompt, int64_t start_ns,
-                    struct api_error *error);
+int api_choice_init(struct api_choice *choice, struct api *api, const struct api_params *params, const struct api_prompt *prompt,
+                    int64_t start_ns, struct api_error *error);
 void api_choice_destroy(struct api_choice *choice); /* accepts a zeroed one */
 
 /*

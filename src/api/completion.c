@@ -28,15 +28,16 @@ static json_t *full(struct api_generation *generation) {
         if (generation->params.echo)
             text = echoed_text(generation, choice, text);
         json_t *prompt_ids = generation->params.return_token_ids ? api_prompt_ids(choice->prompt) : json_null();
-        json_array_append_new(choices, json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:n}", "index", choice->index, "text", text, "logprobs",
-                                                 api_choice_take_logprobs(choice), "finish_reason", api_choice_reason(choice), "stop_reason",
-                                                 api_choice_stop_reason(choice), "token_ids", api_choice_take_ids(choice), "prompt_logprobs",
-                                                 api_choice_prompt_logprobs(choice), "prompt_token_ids", prompt_ids, "routed_experts"));
+        json_array_append_new(choices,
+                              json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:n}", "index", choice->index, "text", text, "logprobs",
+                                        api_choice_take_logprobs(choice), "finish_reason", api_choice_reason(choice), "stop_reason",
+                                        api_choice_stop_reason(choice), "token_ids", api_choice_take_ids(choice), "prompt_logprobs",
+                                        api_choice_prompt_logprobs(choice), "prompt_token_ids", prompt_ids, "routed_experts"));
     }
-    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:n, s:s, s:o, s:n, s:n, s:n}", "id", generation->id, "object", "text_completion", "created",
-                     (json_int_t)generation->created_s, "model", generation->api->opts.served_names[0], "choices", choices, "service_tier",
-                     "system_fingerprint", generation->api->fingerprint, "usage", api_generation_full_usage(generation), "kv_transfer_params",
-                     "ec_transfer_params", "metrics");
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:n, s:s, s:o, s:n, s:n, s:n}", "id", generation->id, "object", "text_completion",
+                     "created", (json_int_t)generation->created_s, "model", generation->api->opts.served_names[0], "choices", choices,
+                     "service_tier", "system_fingerprint", generation->api->fingerprint, "usage", api_generation_full_usage(generation),
+                     "kv_transfer_params", "ec_transfer_params", "metrics");
 }
 
 static json_t *chunk(struct api_generation *generation, struct api_choice *choice) {
@@ -46,12 +47,13 @@ static json_t *chunk(struct api_generation *generation, struct api_choice *choic
         text = echoed_text(generation, choice, text);
     if (!choice->is_begun && (params->echo || params->return_token_ids))
         prompt_ids = api_prompt_ids(choice->prompt);
-    return json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o}", "index", choice->index, "text", text, "logprobs", api_choice_take_logprobs(choice),
-                     "finish_reason", api_choice_reason(choice), "stop_reason", api_choice_stop_reason(choice), "prompt_token_ids", prompt_ids,
-                     "token_ids", api_choice_take_ids(choice));
+    return json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o}", "index", choice->index, "text", text, "logprobs",
+                     api_choice_take_logprobs(choice), "finish_reason", api_choice_reason(choice), "stop_reason",
+                     api_choice_stop_reason(choice), "prompt_token_ids", prompt_ids, "token_ids", api_choice_take_ids(choice));
 }
 
-static int prompts(const struct api *api, const struct api_params *params, const json_t *body, struct api_prompts *ret, struct api_error *error) {
+static int prompts(const struct api *api, const struct api_params *params, const json_t *body, struct api_prompts *ret,
+                   struct api_error *error) {
     const json_t *suffix = json_object_get(body, "suffix");
     if (json_is_string(suffix) && json_string_length(suffix) > 0)
         return api_fail(error, 400, NULL, "suffix", "suffix is only supported for models with FIM completion rendering");

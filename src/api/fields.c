@@ -22,8 +22,8 @@ void api_fields_finish(struct api_fields *fields) { buf_finish(&fields->errors);
 int api_fields_check(const struct api_fields *fields, struct api_error *error) {
     if (fields->n_errors == 0)
         return 0;
-    return api_fail(error, 400, "Bad Request", fields->first_loc, "%d validation error%s:%s", fields->n_errors, fields->n_errors == 1 ? "" : "s",
-                    buf_str(&fields->errors));
+    return api_fail(error, 400, "Bad Request", fields->first_loc, "%d validation error%s:%s", fields->n_errors,
+                    fields->n_errors == 1 ? "" : "s", buf_str(&fields->errors));
 }
 
 const char *api_repr_double(double value, char ret_text[32]) {
@@ -134,14 +134,16 @@ bool api_value_int(struct api_fields *fields, const char *loc, const json_t *val
     case JSON_FALSE: *ret = json_is_true(value); return true;
     case JSON_REAL:
         if (json_real_value(value) != floor(json_real_value(value)) || fabs(json_real_value(value)) > 9e18) {
-            api_field_error(fields, "int_from_float", loc, "Input should be a valid integer, got a number with a fractional part", value, NULL);
+            api_field_error(fields, "int_from_float", loc, "Input should be a valid integer, got a number with a fractional part", value,
+                            NULL);
             return false;
         }
         *ret = (int64_t)json_real_value(value);
         return true;
     case JSON_STRING:
         if (!parse_int(value, &found)) {
-            api_field_error(fields, "int_parsing", loc, "Input should be a valid integer, unable to parse string as an integer", value, NULL);
+            api_field_error(fields, "int_parsing", loc, "Input should be a valid integer, unable to parse string as an integer", value,
+                            NULL);
             return false;
         }
         *ret = found;
@@ -166,7 +168,8 @@ bool api_field_double(struct api_fields *fields, const char *key, double *ret) {
         found = json_is_true(value);
     } else if (json_is_string(value)) {
         if (!parse_double(value, &found)) {
-            api_field_error(fields, "float_parsing", key, "Input should be a valid number, unable to parse string as a number", value, NULL);
+            api_field_error(fields, "float_parsing", key, "Input should be a valid number, unable to parse string as a number", value,
+                            NULL);
             return false;
         }
     } else {

@@ -50,14 +50,16 @@ static int read_body(struct api_generation *generation, struct api_error *error)
 static int make_choices(struct api_generation *generation, const struct engine_sampling *sampling, struct api_error *error) {
     int n = generation->params.n, n_prompts = generation->prompts.n;
     if (n > API_MAX_CHOICES / n_prompts)
-        return api_fail(error, 400, NULL, "n", "%d prompts with n=%d are more than %d continuations, the most that one request may ask for.", n_prompts,
-                        n, API_MAX_CHOICES);
+        return api_fail(error, 400, NULL, "n",
+                        "%d prompts with n=%d are more than %d continuations, the most that one request may ask for.", n_prompts, n,
+                        API_MAX_CHOICES);
     generation->choices = calloc((size_t)n * (size_t)n_prompts, sizeof *generation->choices);
     if (generation->choices == NULL)
         return api_fail_memory(error);
     for (int i = 0; i < n * n_prompts; i++) {
         struct api_choice *choice = &generation->choices[generation->n_choices++];
-        if (api_choice_init(choice, generation->api, &generation->params, &generation->prompts.items[i / n], generation->start_ns, error) != 0)
+        if (api_choice_init(choice, generation->api, &generation->params, &generation->prompts.items[i / n], generation->start_ns, error) !=
+            0)
             return -1;
         choice->index = i;
         choice->prompt_index = i / n;
@@ -120,14 +122,15 @@ static void log_request(const struct api_generation *generation) {
              params->stream ? "yes" : "no");
 }
 
-static struct api_generation *generation_create(struct api *api, const struct http_request *request, json_t *body, const struct api_shape *shape,
-                                                struct api_error *error) {
+static struct api_generation *generation_create(struct api *api, const struct http_request *request, json_t *body,
+                                                const struct api_shape *shape, struct api_error *error) {
     struct api_generation *generation = calloc(1, sizeof *generation);
     if (generation == NULL) {
         api_fail_memory(error);
         return NULL;
     }
-    *generation = (struct api_generation){.api = api, .body = json_incref(body), .shape = shape, .start_ns = clock_mono_ns(), .created_s = clock_wall_s()};
+    *generation = (struct api_generation){
+        .api = api, .body = json_incref(body), .shape = shape, .start_ns = clock_mono_ns(), .created_s = clock_wall_s()};
     buf_init(&generation->out, OUT_LIMIT_BYTES);
     if (read_body(generation, error) != 0)
         goto destroy_generation;
@@ -153,7 +156,8 @@ static json_t *usage_of(const struct api_generation *generation, const struct ap
         if (only != NULL || choice->sub_index == 0)
             n_prompt += choice->prompt->ids.n_ids;
     }
-    return json_pack("{s:i, s:i, s:i}", "prompt_tokens", n_prompt, "total_tokens", n_prompt + n_completion, "completion_tokens", n_completion);
+    return json_pack("{s:i, s:i, s:i}", "prompt_tokens", n_prompt, "total_tokens", n_prompt + n_completion, "completion_tokens",
+                     n_completion);
 }
 
 json_t *api_generation_full_usage(const struct api_generation *generation) {
@@ -307,14 +311,18 @@ static void answer_whole(struct api_generation *generation, const struct http_re
     api_answer_json(ret, 200, generation->shape->full(generation));
 }
 
-void api_generate(struct api *api, const struct http_request *request, json_t *body, const struct api_shape *shape, struct http_response *ret) {
+void api_generate(struct api *api, const struct http_request *request, json_t *body, const struct api_shape *shape,
+                  struct http_response *ret) {
     struct api_error error;
     struct api_generation *generation = generation_create(api, request, body, shape, &error);
     if (generation == NULL) {
         api_answer_error(ret, &error);
     } else if (generation->params.stream) {
-        *ret = (struct http_response){
-            .status = 200, .content_type = "text/event-stream; charset=utf-8", .next = stream_next, .finish = stream_finish, .ctx = generation};
+        *ret = (struct http_response){.status = 200,
+                                      .content_type = "text/event-stream; charset=utf-8",
+                                      .next = stream_next,
+                                      .finish = stream_finish,
+                                      .ctx = generation};
     } else {
         answer_whole(generation, request, ret);
         generation_destroy(generation);

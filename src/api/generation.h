@@ -20,11 +20,12 @@ struct api_shape {
     const char *id_prefix;
     int (*check_raw)(const json_t *body, struct api_error *error);
     void (*check_type)(struct api_fields *fields);
-    int (*prompts)(const struct api *api, const struct api_params *params, const json_t *body, struct api_prompts *ret, struct api_error *error);
+    int (*prompts)(const struct api *api, const struct api_params *params, const json_t *body, struct api_prompts *ret,
+                   struct api_error *error);
     const char *chunk_object; /* "object" of chunks */
     /* Each returns a new reference, or NULL when memory is out. */
-    json_t *(*full)(struct api_generation *generation);                                /* the whole answer */
-    json_t *(*chunk)(struct api_generation *generation, struct api_choice *choice);    /* the choice of a chunk */
+    json_t *(*full)(struct api_generation *generation);                             /* the whole answer */
+    json_t *(*chunk)(struct api_generation *generation, struct api_choice *choice); /* the choice of a chunk */
     /* Optional: chunks before a choice's first, at = 0, 1, …; NULL: no more. What it adds to `whole` stands beside "choices". */
     json_t *(*opening)(struct api_generation *generation, struct api_choice *choice, int at, json_t *whole);
 };
@@ -45,7 +46,8 @@ struct api_generation {
 };
 
 /* Answers the request, whatever becomes of it. */
-void api_generate(struct api *api, const struct http_request *request, json_t *body, const struct api_shape *shape, struct http_response *ret);
+void api_generate(struct api *api, const struct http_request *request, json_t *body, const struct api_shape *shape,
+                  struct http_response *ret);
 
 /* {"prompt_tokens":…,…} over all choices, with the null details that an answer in one piece has. A new reference. */
 json_t *api_generation_full_usage(const struct api_generation *generation);

@@ -82,8 +82,8 @@ void api_logprobs_finish(struct api_logprobs *logprobs) {
 }
 
 static json_t *chat_entry(const struct api_logprobs *logprobs, const struct candidate *candidate) {
-    return json_pack("{s:o, s:f, s:o}", "token", api_logprobs_token(logprobs->tokenizer, candidate->token, logprobs->tokens_as_ids), "logprob",
-                     clamped(candidate->logprob), "bytes", token_bytes(logprobs->tokenizer, candidate->token));
+    return json_pack("{s:o, s:f, s:o}", "token", api_logprobs_token(logprobs->tokenizer, candidate->token, logprobs->tokens_as_ids),
+                     "logprob", clamped(candidate->logprob), "bytes", token_bytes(logprobs->tokenizer, candidate->token));
 }
 
 static void add_chat(struct api_logprobs *logprobs, const struct candidate *candidates, int n) {
@@ -117,8 +117,8 @@ void api_logprobs_add(struct api_logprobs *logprobs, int32_t token, const struct
 
 json_t *api_logprobs_take(struct api_logprobs *logprobs) {
     json_t *taken = logprobs->is_chat ? json_pack("{s:o}", "content", logprobs->content)
-                                      : json_pack("{s:o, s:o, s:o, s:o}", "text_offset", logprobs->offsets, "token_logprobs", logprobs->values,
-                                                  "tokens", logprobs->tokens, "top_logprobs", logprobs->tops);
+                                      : json_pack("{s:o, s:o, s:o, s:o}", "text_offset", logprobs->offsets, "token_logprobs",
+                                                  logprobs->values, "tokens", logprobs->tokens, "top_logprobs", logprobs->tops);
     lists_create(logprobs);
     return taken;
 }
@@ -131,8 +131,8 @@ json_t *api_logprobs_prompt(const struct text_tokenizer *tokenizer, int32_t toke
         char key[16];
         snprintf(key, sizeof key, "%d", (int)candidates[i].token);
         json_object_set_new(entry, key,
-                            json_pack("{s:f, s:i, s:o}", "logprob", clamped(candidates[i].logprob), "rank", candidates[i].rank, "decoded_token",
-                                      api_logprobs_token(tokenizer, candidates[i].token, false)));
+                            json_pack("{s:f, s:i, s:o}", "logprob", clamped(candidates[i].logprob), "rank", candidates[i].rank,
+                                      "decoded_token", api_logprobs_token(tokenizer, candidates[i].token, false)));
     }
     return entry;
 }

@@ -15,9 +15,9 @@
 struct api_logprobs {
     const struct text_tokenizer *tokenizer;
     bool is_chat, tokens_as_ids;
-    int n_top;          /* asked for; the token itself comes besides */
-    int64_t offset;     /* characters before the next token, completions only */
-    json_t *content;    /* chat: list */
+    int n_top;                                /* asked for; the token itself comes besides */
+    int64_t offset;                           /* characters before the next token, completions only */
+    json_t *content;                          /* chat: list */
     json_t *offsets, *values, *tokens, *tops; /* completions: lists */
 };
 

@@ -10,7 +10,8 @@
 
 enum { MAX_BUCKETS = 24, MAX_HTTP_ROWS = 64, LABEL_BYTES = 512 };
 
-static const double ttft_bounds[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560};
+static const double ttft_bounds[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+                                     1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
 static const double token_bounds[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80};
 static const double request_bounds[] = {0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 static const double length_bounds[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
@@ -167,9 +168,11 @@ void api_metrics_text(struct api_metrics *metrics, const struct engine_stats *st
            (double)stats->prefix_queries);
     single(out, labels, "vllm:prefix_cache_hits_total", "counter", "Prefix cache hits, in terms of number of cached tokens.",
            (double)stats->prefix_hits);
-    single(out, labels, "vllm:num_preemptions_total", "counter", "Cumulative number of preemption from the engine.", (double)stats->preemptions);
+    single(out, labels, "vllm:num_preemptions_total", "counter", "Cumulative number of preemption from the engine.",
+           (double)stats->preemptions);
     single(out, labels, "vllm:prompt_tokens_total", "counter", "Number of prefill tokens processed.", (double)stats->prompt_tokens);
-    single(out, labels, "vllm:generation_tokens_total", "counter", "Number of generation tokens processed.", (double)stats->generation_tokens);
+    single(out, labels, "vllm:generation_tokens_total", "counter", "Number of generation tokens processed.",
+           (double)stats->generation_tokens);
     single(out, labels, "shoal:engine_steps_total", "counter", "Steps that the ranks have computed.", (double)stats->steps);
     single(out, labels, "shoal:step_seconds_total", "counter", "Time that steps took, from plan to tokens.", stats->step_seconds_sum);
     single(out, labels, "shoal:driver_seconds_total", "counter", "Time of steps that the driver itself took.", stats->driver_seconds_sum);
@@ -179,12 +182,13 @@ void api_metrics_text(struct api_metrics *metrics, const struct engine_stats *st
     buf_printf(out, "vllm:cache_config_info{block_size=\"%d\",num_gpu_blocks=\"%d\",%s} 1.0\n", stats->block_size, stats->n_blocks, labels);
     head(out, "vllm:request_success_total", "counter", "Count of successfully processed requests.");
     for (int i = 0; i < API_FINISH_COUNT; i++)
-        buf_printf(out, "vllm:request_success_total{finished_reason=\"%s\",%s} %llu.0\n", reasons[i], labels, (unsigned long long)metrics->finished[i]);
+        buf_printf(out, "vllm:request_success_total{finished_reason=\"%s\",%s} %llu.0\n", reasons[i], labels,
+                   (unsigned long long)metrics->finished[i]);
     for (int i = 0; i < API_HISTOGRAM_COUNT; i++)
         histogram_text(out, labels, (enum api_histogram)i, &metrics->histograms[i]);
     head(out, "http_requests_total", "counter", "Total number of requests by method, status and handler.");
     for (int i = 0; i < metrics->n_http; i++)
-        buf_printf(out, "http_requests_total{handler=\"%s\",method=\"%s\",status=\"%dxx\"} %llu.0\n", metrics->http[i].route, metrics->http[i].method,
-                   metrics->http[i].class, (unsigned long long)metrics->http[i].count);
+        buf_printf(out, "http_requests_total{handler=\"%s\",method=\"%s\",status=\"%dxx\"} %llu.0\n", metrics->http[i].route,
+                   metrics->http[i].method, metrics->http[i].class, (unsigned long long)metrics->http[i].count);
     pthread_mutex_unlock(&metrics->lock);
 }

@@ -56,11 +56,12 @@ static json_t *card(const struct api *api, const char *name) {
     random_hex(hex);
     snprintf(id, sizeof id, "modelperm-%s", hex);
     json_int_t now_s = clock_wall_s();
-    json_t *permission = json_pack("{s:s, s:s, s:I, s:b, s:b, s:b, s:b, s:b, s:b, s:s, s:n, s:b}", "id", id, "object", "model_permission", "created",
-                                   now_s, "allow_create_engine", 0, "allow_sampling", 1, "allow_logprobs", 1, "allow_search_indices", 0, "allow_view",
-                                   1, "allow_fine_tuning", 0, "organization", "*", "group", "is_blocking", 0);
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:n, s:i, s:[o]}", "id", name, "object", "model", "created", now_s, "owned_by", "shoal", "root",
-                     api->opts.model_root, "parent", "max_model_len", api->opts.max_model_len, "permission", permission);
+    json_t *permission =
+        json_pack("{s:s, s:s, s:I, s:b, s:b, s:b, s:b, s:b, s:b, s:s, s:n, s:b}", "id", id, "object", "model_permission", "created", now_s,
+                  "allow_create_engine", 0, "allow_sampling", 1, "allow_logprobs", 1, "allow_search_indices", 0, "allow_view", 1,
+                  "allow_fine_tuning", 0, "organization", "*", "group", "is_blocking", 0);
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:n, s:i, s:[o]}", "id", name, "object", "model", "created", now_s, "owned_by", "shoal",
+                     "root", api->opts.model_root, "parent", "max_model_len", api->opts.max_model_len, "permission", permission);
 }
 
 void api_models_list(struct api *api, struct http_response *ret) {

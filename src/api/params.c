@@ -82,9 +82,9 @@ int api_params_check_raw(const json_t *body, bool is_chat, struct api_error *err
 }
 
 int api_params_check_supported(const json_t *body, struct api_error *error) {
-    static const char *const absent[] = {"structured_outputs", "allowed_token_ids", "bad_words",         "use_beam_search",
-                                         "prompt_embeds",      "logprob_token_ids", "repetition_detection", "cache_salt",
-                                         "thinking_token_budget"};
+    static const char *const absent[] = {"structured_outputs",   "allowed_token_ids", "bad_words",
+                                         "use_beam_search",      "prompt_embeds",     "logprob_token_ids",
+                                         "repetition_detection", "cache_salt",        "thinking_token_budget"};
     for (size_t i = 0; i < sizeof absent / sizeof absent[0]; i++)
         if (truthy(present(body, absent[i])))
             return api_fail(error, 400, NULL, absent[i], "`%s` is not supported yet; leave it out.", absent[i]);
@@ -97,14 +97,16 @@ int api_params_check_supported(const json_t *body, struct api_error *error) {
         return 0;
     for (size_t i = 0; type != NULL && i < sizeof known / sizeof known[0]; i++)
         if (strcmp(type, known[i]) == 0)
-            return api_fail(error, 400, NULL, "response_format", "`response_format` of type '%s' is not supported yet; only 'text' is.", type);
+            return api_fail(error, 400, NULL, "response_format", "`response_format` of type '%s' is not supported yet; only 'text' is.",
+                            type);
     struct buf input;
     buf_init(&input, 1024);
     api_repr(&input, type == NULL ? format : json_object_get(format, "type"));
     const char *got = buf_str(&input);
     api_fail(error, 400, "Bad Request", "body.response_format.type",
              "6 validation errors:\n"
-             "  {'type': 'literal_error', 'loc': 'body.response_format.type', 'msg': \"Input should be 'text', 'json_object' or 'json_schema'\", "
+             "  {'type': 'literal_error', 'loc': 'body.response_format.type', 'msg': \"Input should be 'text', 'json_object' or "
+             "'json_schema'\", "
              "'input': %s, 'ctx': {'expected': \"'text', 'json_object' or 'json_schema'\"}}\n"
              "  {'type': 'literal_error', 'loc': 'body.response_format.type', 'msg': \"Input should be 'structural_tag'\", 'input': %s, "
              "'ctx': {'expected': \"'structural_tag'\"}}\n"
@@ -181,7 +183,8 @@ static void read_stream(const struct api *api, struct api_fields *fields, struct
     if (interval < 1)
         api_field_error(fields, "greater_than_equal", "stream_interval", "Input should be greater than or equal to 1",
                         json_object_get(fields->body, "stream_interval"), "{'ge': 1}");
-    params->stream_interval = interval > api->opts.stream_interval ? interval > INT32_MAX ? INT32_MAX : (int)interval : api->opts.stream_interval;
+    params->stream_interval =
+        interval > api->opts.stream_interval ? interval > INT32_MAX ? INT32_MAX : (int)interval : api->opts.stream_interval;
 }
 
 static void read_lengths(struct api_fields *fields, struct api_params *params) {
@@ -269,18 +272,21 @@ static int read_bias(const struct api *api, const json_t *bias, struct engine_sa
     const char *key;
     json_t *value;
     if (json_object_size(bias) > ENGINE_MAX_BIAS)
-        return api_refuse(error, "logit_bias", NULL, "logit_bias has %zu entries; at most %d are possible.", json_object_size(bias), ENGINE_MAX_BIAS);
+        return api_refuse(error, "logit_bias", NULL, "logit_bias has %zu entries; at most %d are possible.", json_object_size(bias),
+                          ENGINE_MAX_BIAS);
     json_object_foreach((json_t *)bias, key, value) {
         char *end;
         errno = 0;
         long long token = strtoll(key, &end, 10);
         if (end == key || *end != '\0' || errno != 0)
-            return api_refuse(error, "logit_bias", NULL, "logit_bias contains key(s) that cannot be converted to integer token IDs: ['%.100s']", key);
+            return api_refuse(error, "logit_bias", NULL,
+                              "logit_bias contains key(s) that cannot be converted to integer token IDs: ['%.100s']", key);
         if (!json_is_number(value))
             return api_refuse(error, "logit_bias", NULL, "logit_bias of token %lld must be a number.", token);
         if (token < 0 || token >= api->opts.n_vocab)
-            return api_refuse(error, "logit_bias", key, "token_id(s) [%lld] in logit_bias contain out-of-vocab token ids. Vocabulary size: %d",
-                              token, api->opts.n_vocab);
+            return api_refuse(error, "logit_bias", key,
+                              "token_id(s) [%lld] in logit_bias contain out-of-vocab token ids. Vocabulary size: %d", token,
+                              api->opts.n_vocab);
         sampling->bias[sampling->n_bias++] = (struct engine_bias){(int32_t)token, (float)fmin(100, fmax(-100, json_number_value(value)))};
     }
     return 0;
@@ -340,20 +346,22 @@ static int check_counts(const struct api *api, const struct api_params *p, struc
         int64_t n = counts[i].n == INT32_MAX ? api->opts.n_vocab : counts[i].n;
         snprintf(text, sizeof text, "%lld", (long long)n);
         if (n > api->max_logprobs)
-            return api_refuse(error, counts[i].param, text, "Requested %s logprobs of %s, which is greater than max allowed: %d", counts[i].what, text,
-                              api->max_logprobs);
+            return api_refuse(error, counts[i].param, text, "Requested %s logprobs of %s, which is greater than max allowed: %d",
+                              counts[i].what, text, api->max_logprobs);
     }
     for (int i = 0; i < p->n_stop_ids; i++)
         if (p->stop_ids[i] < 0 || p->stop_ids[i] >= api->opts.n_vocab) {
             char text[32];
             snprintf(text, sizeof text, "[%lld]", (long long)p->stop_ids[i]);
-            return api_refuse(error, "stop_token_ids", text, "token_id(s) %s in stop_token_ids contain out-of-vocab token ids. Vocabulary size: %d",
-                              text, api->opts.n_vocab);
+            return api_refuse(error, "stop_token_ids", text,
+                              "token_id(s) %s in stop_token_ids contain out-of-vocab token ids. Vocabulary size: %d", text,
+                              api->opts.n_vocab);
         }
     return 0;
 }
 
-int api_params_sampling(const struct api *api, const struct api_params *p, int n_prompt, struct engine_sampling *ret, struct api_error *error) {
+int api_params_sampling(const struct api *api, const struct api_params *p, int n_prompt, struct engine_sampling *ret,
+                        struct api_error *error) {
     int64_t max_tokens = api->opts.max_model_len - n_prompt;
     int64_t server_limit = (int64_t)default_number(api, "max_new_tokens", INT32_MAX);
     if (max_tokens > server_limit)
@@ -364,7 +372,8 @@ int api_params_sampling(const struct api *api, const struct api_params *p, int n
         max_tokens = 1; /* the prompt alone is wanted; one token is computed all the same, as in vLLM */
     if (check_ranges(p, max_tokens, error) != 0)
         return -1;
-    struct engine_sampling sampling = {.temperature = p->temperature < GREEDY_TEMPERATURE ? 0 : (float)fmax(p->temperature, MIN_TEMPERATURE),
+    struct engine_sampling sampling = {.temperature =
+                                           p->temperature < GREEDY_TEMPERATURE ? 0 : (float)fmax(p->temperature, MIN_TEMPERATURE),
                                        .top_p = (float)p->top_p,
                                        .min_p = (float)p->min_p,
                                        .top_k = p->top_k <= 0 || p->top_k > api->opts.n_vocab ? 0 : (int)p->top_k,

@@ -35,7 +35,7 @@ struct api_params {
     int n_stops;
     bool has_empty_stop;
     bool include_stop, skip_special;
-    const json_t *logit_bias; /* object or NULL */
+    const json_t *logit_bias;              /* object or NULL */
     int64_t n_logprobs, n_prompt_logprobs; /* -1: none */
     bool echo;
     bool stream, include_usage, continuous_usage;

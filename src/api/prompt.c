@@ -107,7 +107,8 @@ int api_prompt_encode(const struct api *api, const char *text, size_t text_bytes
     free(prompt.text);
     if (err.code == ERR_LIMIT)
         return api_refuse(error, "input_tokens", NULL, "The text has more than %d tokens.", limit);
-    return api_fail(error, err.code == ERR_INVALID ? 400 : 500, err.code == ERR_INVALID ? NULL : "InternalServerError", NULL, "%s", err.msg);
+    return api_fail(error, err.code == ERR_INVALID ? 400 : 500, err.code == ERR_INVALID ? NULL : "InternalServerError", NULL, "%s",
+                    err.msg);
 }
 
 static int too_long(const struct api *api, const struct api_params *params, bool at_least, int n, struct api_error *error) {
@@ -115,15 +116,17 @@ static int too_long(const struct api *api, const struct api_params *params, bool
     int max_model_len = api->opts.max_model_len;
     snprintf(text, sizeof text, "%d", n);
     if (n > max_model_len)
-        return api_refuse(error, "input_tokens", text,
-                          "This model's maximum context length is %d tokens. However, your prompt contains %s%d input tokens, which exceeds this "
-                          "limit even without any output tokens. Please reduce the length of the input prompt.",
-                          max_model_len, at_least ? "at least " : "", n);
-    return api_refuse(error, "input_tokens", text,
-                      "This model's maximum context length is %d tokens. However, you requested %lld output tokens and your prompt contains %d "
-                      "input tokens, for a total of %lld tokens. Please reduce the length of the input prompt or the number of requested output "
-                      "tokens.",
-                      max_model_len, (long long)params->max_tokens, n, (long long)n + params->max_tokens);
+        return api_refuse(
+            error, "input_tokens", text,
+            "This model's maximum context length is %d tokens. However, your prompt contains %s%d input tokens, which exceeds this "
+            "limit even without any output tokens. Please reduce the length of the input prompt.",
+            max_model_len, at_least ? "at least " : "", n);
+    return api_refuse(
+        error, "input_tokens", text,
+        "This model's maximum context length is %d tokens. However, you requested %lld output tokens and your prompt contains %d "
+        "input tokens, for a total of %lld tokens. Please reduce the length of the input prompt or the number of requested output "
+        "tokens.",
+        max_model_len, (long long)params->max_tokens, n, (long long)n + params->max_tokens);
 }
 
 /* Cuts as asked and checks the length of a prompt that was encoded within encode_limit(). */
@@ -148,13 +151,13 @@ static int check_lengths_asked(const struct api *api, const struct api_params *p
     snprintf(text, sizeof text, "%lld", (long long)params->max_tokens);
     if (params->has_max_tokens && params->max_tokens > max_model_len)
         return api_refuse(error, params->max_tokens_name, text,
-                          "%s=%s cannot be greater than max_model_len=%d. Please request fewer output tokens.", params->max_tokens_name, text,
-                          max_model_len);
+                          "%s=%s cannot be greater than max_model_len=%d. Please request fewer output tokens.", params->max_tokens_name,
+                          text, max_model_len);
     snprintf(text, sizeof text, "%lld", (long long)params->truncate);
     if (params->truncate > max_model_len)
         return api_refuse(error, "truncate_prompt_tokens", text,
-                          "truncate_prompt_tokens=%s cannot be greater than max_model_len=%d. Please request a smaller truncation size.", text,
-                          max_model_len);
+                          "truncate_prompt_tokens=%s cannot be greater than max_model_len=%d. Please request a smaller truncation size.",
+                          text, max_model_len);
     return 0;
 }
 

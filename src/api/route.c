@@ -88,7 +88,8 @@ int api_create(const struct api_opts *opts, struct api **ret, struct err *err) {
         api->opts.response_role = "assistant";
     if (api->opts.model_root == NULL)
         api->opts.model_root = opts->served_names[0];
-    api->max_logprobs = opts->max_logprobs < 0 || opts->max_logprobs > ENGINE_MAX_TOP_LOGPROBS ? ENGINE_MAX_TOP_LOGPROBS : opts->max_logprobs;
+    api->max_logprobs =
+        opts->max_logprobs < 0 || opts->max_logprobs > ENGINE_MAX_TOP_LOGPROBS ? ENGINE_MAX_TOP_LOGPROBS : opts->max_logprobs;
     uint64_t mark = hash_xxh64(api->opts.model_root, strlen(api->opts.model_root), (uint64_t)opts->max_model_len);
     snprintf(api->fingerprint, sizeof api->fingerprint, "shoal-%.30s-%08x", opts->version, (unsigned)mark);
     if (api_metrics_create(opts->served_names[0], &api->metrics, err) != 0) {
@@ -115,7 +116,8 @@ static bool key_matches(const char *given, const char *key) {
 }
 
 static bool is_allowed(const struct api *api, const struct http_request *request) {
-    if (api->opts.api_keys == NULL || api->opts.api_keys[0] == NULL || strcmp(request->path, "/health") == 0 || strcmp(request->method, "OPTIONS") == 0)
+    if (api->opts.api_keys == NULL || api->opts.api_keys[0] == NULL || strcmp(request->path, "/health") == 0 ||
+        strcmp(request->method, "OPTIONS") == 0)
         return true;
     const char *header = http_request_header(request, "Authorization");
     if (header == NULL || strncasecmp(header, "Bearer ", 7) != 0)
@@ -134,7 +136,8 @@ static json_t *parse_body(const struct http_request *request, struct api_error *
         char param[48];
         snprintf(param, sizeof param, "body.%d", where.position < 0 ? 0 : where.position);
         api_fail(error, 400, "Bad Request", param,
-                 "1 validation error:\n  {'type': 'json_invalid', 'loc': '%s', 'msg': 'JSON decode error', 'input': {}, 'ctx': {'error': \"line %d "
+                 "1 validation error:\n  {'type': 'json_invalid', 'loc': '%s', 'msg': 'JSON decode error', 'input': {}, 'ctx': {'error': "
+                 "\"line %d "
                  "column %d: %s\"}}",
                  param, where.line, where.column, where.text);
         for (char *c = error->message; *c != '\0'; c++) /* the parser quotes what it could not read */
@@ -146,7 +149,8 @@ static json_t *parse_body(const struct http_request *request, struct api_error *
         return body;
     struct api_fields fields;
     api_fields_init(&fields, body);
-    api_field_error(&fields, "model_attributes_type", NULL, "Input should be a valid dictionary or object to extract fields from", body, NULL);
+    api_field_error(&fields, "model_attributes_type", NULL, "Input should be a valid dictionary or object to extract fields from", body,
+                    NULL);
     api_fields_check(&fields, error);
     api_fields_finish(&fields);
     json_decref(body);
@@ -171,7 +175,8 @@ static void refuse_method(struct http_response *ret, bool has_get, bool has_post
 
 /* Returns the route's name for the counters. */
 static const char *dispatch(struct api *api, const struct http_request *request, struct http_response *ret) {
-    bool is_get = strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0, is_post = strcmp(request->method, "POST") == 0;
+    bool is_get = strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0,
+         is_post = strcmp(request->method, "POST") == 0;
     for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
         const struct route *route = &routes[i];
         if (strcmp(request->path, route->path) != 0)

@@ -65,8 +65,9 @@ void api_tokenize(struct api *api, const struct http_request *request, json_t *b
     json_t *strings = with_strings ? json_array() : json_null();
     for (int i = 0; with_strings && i < prompt.ids.n_ids; i++)
         json_array_append_new(strings, api_logprobs_token(api->opts.tokenizer, prompt.ids.ids[i], false));
-    api_answer_json(ret, 200, json_pack("{s:i, s:i, s:o, s:o}", "count", prompt.ids.n_ids, "max_model_len", api->opts.max_model_len, "tokens",
-                                        api_prompt_ids(&prompt), "token_strs", strings));
+    api_answer_json(ret, 200,
+                    json_pack("{s:i, s:i, s:o, s:o}", "count", prompt.ids.n_ids, "max_model_len", api->opts.max_model_len, "tokens",
+                              api_prompt_ids(&prompt), "token_strs", strings));
     text_ids_finish(&prompt.ids);
     free(prompt.text);
 }
@@ -88,7 +89,8 @@ static int read_tokens(struct api *api, json_t *body, int32_t **ret_ids, int *re
         int64_t id = 0;
         snprintf(loc, sizeof loc, "tokens.%zu", i);
         if (api_value_int(&fields, loc, json_array_get(tokens, i), &id) && id < 0)
-            api_field_error(&fields, "greater_than_equal", loc, "Input should be greater than or equal to 0", json_array_get(tokens, i), "{'ge': 0}");
+            api_field_error(&fields, "greater_than_equal", loc, "Input should be greater than or equal to 0", json_array_get(tokens, i),
+                            "{'ge': 0}");
         if (id >= api->opts.n_vocab)
             foreign = id;
         ids[i] = (int32_t)id;

@@ -83,7 +83,8 @@ bool http_request_client_gone(const struct http_request *request) { return conn_
 
 void http_response_header(struct http_response *response, const char *name, const char *value) {
     int at = response->n_headers;
-    if (at == HTTP_MAX_HEADERS || strlen(name) >= sizeof response->headers[at].name || strlen(value) >= sizeof response->headers[at].value) {
+    if (at == HTTP_MAX_HEADERS || strlen(name) >= sizeof response->headers[at].name ||
+        strlen(value) >= sizeof response->headers[at].value) {
         log_warning("header '%s' was left out of an answer: it is too long or there are too many", name);
         return;
     }
@@ -299,7 +300,8 @@ static struct MHD_Daemon *daemon_start(struct http_server *server) {
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY_BYTES, NULL};
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_TIMEOUT, opts->idle_timeout_s, NULL};
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, server};
-    items[n++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_LIMIT, opts->max_connections + 64, NULL}; /* the acceptor's limit is the lower one */
+    items[n++] =
+        (struct MHD_OptionItem){MHD_OPTION_CONNECTION_LIMIT, opts->max_connections + 64, NULL}; /* the acceptor's limit is the lower one */
 #if MHD_VERSION >= 0x00097600
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_CLIENT_DISCIPLINE_LVL, 2, NULL};
 #else
@@ -340,10 +342,12 @@ int http_server_start(const struct http_server_opts *opts, struct http_server **
         goto free_server;
     server->daemon = daemon_start(server);
     if (server->daemon == NULL) {
-        err_set(err, ERR_INTERNAL, "the HTTP server did not start%s", opts->tls_key_path != NULL ? "; do the TLS key and certificate belong together?" : "");
+        err_set(err, ERR_INTERNAL, "the HTTP server did not start%s",
+                opts->tls_key_path != NULL ? "; do the TLS key and certificate belong together?" : "");
         goto free_server;
     }
-    if (opts->uds != NULL ? http_listen_unix(opts->uds, &fd, err) != 0 : http_listen_tcp(opts->host, opts->port, &fd, &server->port, err) != 0)
+    if (opts->uds != NULL ? http_listen_unix(opts->uds, &fd, err) != 0
+                          : http_listen_tcp(opts->host, opts->port, &fd, &server->port, err) != 0)
         goto stop_daemon;
     server->uds = opts->uds == NULL ? NULL : strdup(opts->uds);
     if (http_acceptor_start(fd, server->opts.max_connections, on_accept, server, &server->acceptor, err) != 0)

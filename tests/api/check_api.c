@@ -151,7 +151,9 @@ static json_t *stream_events(const char *path, const char *body) {
 static json_t *choice_of(json_t *answer, size_t at) { return json_array_get(json_object_get(answer, "choices"), at); }
 static const char *text_of(json_t *object, const char *key) { return json_string_value(json_object_get(object, key)); }
 static const char *message_of(json_t *answer) { return json_string_value(json_object_get(json_object_get(answer, "error"), "message")); }
-static int count_of(json_t *answer, const char *key) { return (int)json_integer_value(json_object_get(json_object_get(answer, "usage"), key)); }
+static int count_of(json_t *answer, const char *key) {
+    return (int)json_integer_value(json_object_get(json_object_get(answer, "usage"), key));
+}
 
 static int count_tokens(const char *text) {
     struct text_ids ids;
@@ -213,7 +215,8 @@ static void test_text_is_whole(void **unused) {
     assert_string_equal(text_of(choice_of(answer, 0), "text"), spoken);
     json_decref(answer);
     for (int interval = 1; interval <= 3; interval++) {
-        snprintf(body, sizeof body, "{\"prompt\":\"a\",\"max_tokens\":%d,\"stream\":true,\"stream_interval\":%d,\"return_token_ids\":true}", n, interval);
+        snprintf(body, sizeof body, "{\"prompt\":\"a\",\"max_tokens\":%d,\"stream\":true,\"stream_interval\":%d,\"return_token_ids\":true}",
+                 n, interval);
         json_t *events = stream_events("/v1/completions", body);
         struct buf whole;
         buf_init(&whole, 4096);
@@ -286,14 +289,16 @@ static void test_choices(void **unused) {
 static void test_sampling_reaches_the_engine(void **unused) {
     (void)unused;
     reset(NULL);
-    json_decref(ask("/v1/completions",
-                    "{\"prompt\":[1,2,3],\"temperature\":0.5,\"top_p\":0.25,\"top_k\":7,\"min_p\":0.125,\"presence_penalty\":1,\"frequency_penalty\":-1,"
-                    "\"repetition_penalty\":1.5,\"min_tokens\":2,\"max_tokens\":3,\"ignore_eos\":true,\"stop_token_ids\":[4,5],\"logprobs\":3,"
-                    "\"prompt_logprobs\":2,\"logit_bias\":{\"9\":-200,\"10\":3}}",
-                    200));
+    json_decref(
+        ask("/v1/completions",
+            "{\"prompt\":[1,2,3],\"temperature\":0.5,\"top_p\":0.25,\"top_k\":7,\"min_p\":0.125,\"presence_penalty\":1,\"frequency_"
+            "penalty\":-1,"
+            "\"repetition_penalty\":1.5,\"min_tokens\":2,\"max_tokens\":3,\"ignore_eos\":true,\"stop_token_ids\":[4,5],\"logprobs\":3,"
+            "\"prompt_logprobs\":2,\"logit_bias\":{\"9\":-200,\"10\":3}}",
+            200));
     const struct engine_sampling *s = &engine.last;
-    assert_true(s->temperature == 0.5f && s->top_p == 0.25f && s->min_p == 0.125f && s->presence_penalty == 1 && s->frequency_penalty == -1 &&
-                s->repetition_penalty == 1.5f);
+    assert_true(s->temperature == 0.5f && s->top_p == 0.25f && s->min_p == 0.125f && s->presence_penalty == 1 &&
+                s->frequency_penalty == -1 && s->repetition_penalty == 1.5f);
     assert_int_equal(s->top_k, 7);
     assert_int_equal(s->min_tokens, 2);
     assert_int_equal(s->max_tokens, 3);
@@ -330,7 +335,8 @@ static void test_sampling_reaches_the_engine(void **unused) {
 static void test_logprobs(void **unused) {
     (void)unused;
     reset("one two");
-    json_t *answer = ask("/v1/completions", "{\"prompt\":\"ab\",\"max_tokens\":2,\"logprobs\":1,\"echo\":true,\"return_tokens_as_token_ids\":true}", 200);
+    json_t *answer = ask("/v1/completions",
+                         "{\"prompt\":\"ab\",\"max_tokens\":2,\"logprobs\":1,\"echo\":true,\"return_tokens_as_token_ids\":true}", 200);
     json_t *logprobs = json_object_get(choice_of(answer, 0), "logprobs");
     size_t n = (size_t)count_tokens("ab") + 2;
     assert_int_equal(json_array_size(json_object_get(logprobs, "tokens")), n);
@@ -342,7 +348,8 @@ static void test_logprobs(void **unused) {
     json_decref(answer);
     /* bytes are those of the token, not of the repaired text */
     reset("\U0001f680");
-    answer = ask("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,\"logprobs\":true,\"top_logprobs\":2}", 200);
+    answer = ask("/v1/chat/completions",
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,\"logprobs\":true,\"top_logprobs\":2}", 200);
     json_t *entry = json_array_get(json_object_get(json_object_get(choice_of(answer, 0), "logprobs"), "content"), 0);
     assert_int_equal(json_integer_value(json_array_get(json_object_get(entry, "bytes"), 0)), 0xf0);
     assert_int_equal(json_array_size(json_object_get(entry, "top_logprobs")), 2);
@@ -365,16 +372,19 @@ static void test_logprobs(void **unused) {
 static void test_chat(void **unused) {
     (void)unused;
     reset("fine");
-    json_t *answer = ask("/v1/chat/completions",
-                         "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"one\"},{\"type\":\"text\",\"text\":\"two\"}]}],"
-                         "\"max_tokens\":1,\"return_prompt_text\":true,\"chat_template_kwargs\":{\"extra\":\"EXTRA\"},"
-                         "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"none\"}",
-                         200);
+    json_t *answer =
+        ask("/v1/chat/completions",
+            "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"one\"},{\"type\":\"text\",\"text\":\"two\"}]}],"
+            "\"max_tokens\":1,\"return_prompt_text\":true,\"chat_template_kwargs\":{\"extra\":\"EXTRA\"},"
+            "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"none\"}",
+            200);
     assert_string_equal(text_of(answer, "prompt_text"), "<|im_start|>user\none\ntwo<|im_end|>\nTOOLSEXTRA<|im_start|>assistant\n");
     json_decref(answer);
     /* a special token is one token */
-    answer = ask("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,\"return_token_ids\":true}", 200);
-    assert_int_equal(json_integer_value(json_array_get(json_object_get(answer, "prompt_token_ids"), 0)), text_tokenizer_find(tokenizer, "<|im_start|>"));
+    answer = ask("/v1/chat/completions",
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,\"return_token_ids\":true}", 200);
+    assert_int_equal(json_integer_value(json_array_get(json_object_get(answer, "prompt_token_ids"), 0)),
+                     text_tokenizer_find(tokenizer, "<|im_start|>"));
     json_decref(answer);
     /* going on with the last message, with its text before the answer */
     answer = ask("/v1/chat/completions",
@@ -391,7 +401,8 @@ static void test_chat(void **unused) {
     assert_string_equal(text_of(answer, "prompt_text"), "T x");
     json_decref(answer);
     json_decref(ask("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"chat_template\":\"{% if %}\"}", 400));
-    answer = ask("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"x\"}}]}]}", 400);
+    answer = ask("/v1/chat/completions",
+                 "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"x\"}}]}]}", 400);
     assert_string_equal(message_of(answer), "At most 0 image(s) may be provided in one prompt.");
     json_decref(answer);
     opts.chat_template = NULL;
@@ -420,7 +431,8 @@ static void test_refusals(void **unused) {
         {"/v1/completions", "{\"prompt\":[99999999]}", 400, "Token id 99999999 is out of vocabulary"},
         {"/v1/completions", "{\"prompt\":\"a\",\"n\":2,\"temperature\":0}", 400, "n must be 1 when using greedy sampling, got 2."},
         {"/v1/completions", "{\"prompt\":\"a\",\"n\":5000}", 400, "n must be at most 1024, got 5000."},
-        {"/v1/completions", "{\"prompt\":\"a\",\"temperature\":-1}", 400, "temperature must be non-negative, got -1.0. (parameter=temperature, value=-1.0)"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"temperature\":-1}", 400,
+         "temperature must be non-negative, got -1.0. (parameter=temperature, value=-1.0)"},
         {"/v1/completions", "{\"prompt\":\"a\",\"temperature\":3}", 400, "temperature must be in [0, 2], got 3.0."},
         {"/v1/completions", "{\"prompt\":\"a\",\"presence_penalty\":2.5}", 400, "presence_penalty must be in [-2, 2], got 2.5."},
         {"/v1/completions", "{\"prompt\":\"a\",\"repetition_penalty\":0}", 400, "repetition_penalty must be greater than zero, got 0.0."},
@@ -429,14 +441,19 @@ static void test_refusals(void **unused) {
         {"/v1/completions", "{\"prompt\":\"a\",\"min_tokens\":20}", 400, "min_tokens must be less than or equal to max_tokens=16, got 20."},
         {"/v1/completions", "{\"prompt\":\"a\",\"stop\":[\"\"]}", 400, "stop cannot contain an empty string."},
         {"/v1/completions", "{\"prompt\":\"a\",\"stop\":7}", 400, "2 validation errors:"},
-        {"/v1/completions", "{\"prompt\":\"a\",\"stop_token_ids\":[-1]}", 400, "token_id(s) [-1] in stop_token_ids contain out-of-vocab token ids."},
+        {"/v1/completions", "{\"prompt\":\"a\",\"stop_token_ids\":[-1]}", 400,
+         "token_id(s) [-1] in stop_token_ids contain out-of-vocab token ids."},
         {"/v1/completions", "{\"prompt\":\"a\",\"logit_bias\":{\"x\":1}}", 400, "cannot be converted to integer token IDs: ['x']"},
-        {"/v1/completions", "{\"prompt\":\"a\",\"logprobs\":-2}", 400, "`logprobs` must be a positive value or -1. (parameter=logprobs, value=-2)"},
-        {"/v1/completions", "{\"prompt\":\"a\",\"prompt_logprobs\":1,\"stream\":true}", 400, "`prompt_logprobs` are not available when `stream=True`."},
+        {"/v1/completions", "{\"prompt\":\"a\",\"logprobs\":-2}", 400,
+         "`logprobs` must be a positive value or -1. (parameter=logprobs, value=-2)"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"prompt_logprobs\":1,\"stream\":true}", 400,
+         "`prompt_logprobs` are not available when `stream=True`."},
         {"/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":1.5}", 400, "got a number with a fractional part', 'input': '1.5'"},
         {"/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":[],\"temperature\":\"x\"}", 400, "2 validation errors:"},
-        {"/v1/completions", "{\"prompt\":\"a\",\"ignore_eos\":\"maybe\"}", 400, "Input should be a valid boolean, unable to interpret input"},
-        {"/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":512}", 400, "you requested 512 output tokens and your prompt contains 1 input tokens, for a total of 513"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"ignore_eos\":\"maybe\"}", 400,
+         "Input should be a valid boolean, unable to interpret input"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":512}", 400,
+         "you requested 512 output tokens and your prompt contains 1 input tokens, for a total of 513"},
         {"/v1/completions", "{\"prompt\":\"a\",\"truncate_prompt_tokens\":513}", 400, "cannot be greater than max_model_len=512"},
         {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":[\"x\"]}", 400, "`bad_words` is not supported yet"},
         {"/v1/completions", "{\"prompt\":\"a\",\"model\":\"other\"}", 404, "The model `other` does not exist. Valid aliases: qwen, alias."},
@@ -445,8 +462,10 @@ static void test_refusals(void **unused) {
         {"/v1/chat/completions", "{\"messages\":[{\"content\":\"x\"}]}", 400, "'loc': 'body.messages.0.role'"},
         {"/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"top_logprobs\":2}", 400,
          "when using `top_logprobs`, `logprobs` must be set to true. (parameter=top_logprobs)"},
-        {"/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[]}", 400, "`tools` must not be an empty array."},
-        {"/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}", 400,
+        {"/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[]}", 400,
+         "`tools` must not be an empty array."},
+        {"/v1/chat/completions",
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}", 400,
          "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set"},
         {"/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_completion_tokens\":9999}", 400,
          "max_completion_tokens=9999 cannot be greater than max_model_len=512."},
@@ -465,7 +484,9 @@ static void test_refusals(void **unused) {
     }
     assert_int_equal(atomic_load(&engine.n_submitted), 0);
     /* values that a schema bends into shape, and fields that nobody knows */
-    json_decref(ask("/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":\"3\",\"temperature\":\"0.5\",\"echo\":\"yes\",\"stream\":0,\"n\":1.0,\"zzz\":[1]}", 200));
+    json_decref(ask("/v1/completions",
+                    "{\"prompt\":\"a\",\"max_tokens\":\"3\",\"temperature\":\"0.5\",\"echo\":\"yes\",\"stream\":0,\"n\":1.0,\"zzz\":[1]}",
+                    200));
     assert_int_equal(engine.last.max_tokens, 3);
     /* a prompt of exactly the model's length is too long for one more token, and deep JSON is no way in */
     char *deep = malloc(20001);
@@ -481,7 +502,8 @@ static void test_engine_troubles(void **unused) {
         enum err_code code;
         int status;
         const char *type;
-    } refusals[] = {{ERR_INVALID, 400, "BadRequestError"}, {ERR_LIMIT, 503, "ServiceUnavailableError"}, {ERR_PEER, 500, "InternalServerError"}};
+    } refusals[] = {
+        {ERR_INVALID, 400, "BadRequestError"}, {ERR_LIMIT, 503, "ServiceUnavailableError"}, {ERR_PEER, 500, "InternalServerError"}};
     reset("one two three four five");
     for (size_t i = 0; i < 3; i++) {
         engine.refuse = refusals[i].code;
@@ -517,7 +539,8 @@ static void test_engine_troubles(void **unused) {
     /* the engine dies: open requests say why, later ones and /health too */
     reset("one");
     engine.fail_after = 2;
-    events = stream_events("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":4,\"stream\":true}");
+    events =
+        stream_events("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":4,\"stream\":true}");
     last = json_array_get(events, json_array_size(events) - 1);
     assert_non_null(strstr(message_of(last), "rank 1 on node b is gone"));
     json_decref(events);
@@ -578,10 +601,19 @@ static void test_keys_and_routes(void **unused) {
     static const struct {
         const char *path, *header;
         int status;
-    } cases[] = {{"/v1/models", NULL, 401},         {"/v1/models", "Bearer second", 200}, {"/v1/models", "bearer first", 200}, {"/v1/models", "Bearer sec", 401},
-                 {"/v1/models", "Bearer second2", 401}, {"/v1/models", "first", 401},      {"/metrics", NULL, 401},             {"/health", NULL, 200},
-                 {"/v1/nothing", NULL, 401},        {"/v1/nothing", "Bearer first", 404}, {"/v1/models/alias", "Bearer first", 200},
-                 {"/v1/models/x", "Bearer first", 404}, {"/v1/models/", "Bearer first", 404}};
+    } cases[] = {{"/v1/models", NULL, 401},
+                 {"/v1/models", "Bearer second", 200},
+                 {"/v1/models", "bearer first", 200},
+                 {"/v1/models", "Bearer sec", 401},
+                 {"/v1/models", "Bearer second2", 401},
+                 {"/v1/models", "first", 401},
+                 {"/metrics", NULL, 401},
+                 {"/health", NULL, 200},
+                 {"/v1/nothing", NULL, 401},
+                 {"/v1/nothing", "Bearer first", 404},
+                 {"/v1/models/alias", "Bearer first", 200},
+                 {"/v1/models/x", "Bearer first", 404},
+                 {"/v1/models/", "Bearer first", 404}};
     (void)unused;
     reset("x");
     opts.api_keys = keys;
@@ -599,8 +631,12 @@ static void test_python_numbers(void **unused) {
     static const struct {
         double value;
         const char *text;
-    } cases[] = {{1.5, "1.5"}, {2, "2.0"}, {-0.1, "-0.1"}, {1e-5, "1e-05"}, {0.0001, "0.0001"}, {1e15, "1000000000000000.0"}, {1e16, "1e+16"},
-                 {1.0 / 3, "0.3333333333333333"}, {0, "0.0"}, {123456.789, "123456.789"}, {1e300, "1e+300"}, {5e-324, "5e-324"}};
+    } cases[] = {{1.5, "1.5"},       {2, "2.0"},
+                 {-0.1, "-0.1"},     {1e-5, "1e-05"},
+                 {0.0001, "0.0001"}, {1e15, "1000000000000000.0"},
+                 {1e16, "1e+16"},    {1.0 / 3, "0.3333333333333333"},
+                 {0, "0.0"},         {123456.789, "123456.789"},
+                 {1e300, "1e+300"},  {5e-324, "5e-324"}};
     (void)unused;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[32];
@@ -610,10 +646,12 @@ static void test_python_numbers(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stops),         cmocka_unit_test(test_text_is_whole), cmocka_unit_test(test_choices),
-        cmocka_unit_test(test_sampling_reaches_the_engine), cmocka_unit_test(test_logprobs), cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_engine_troubles), cmocka_unit_test(test_metrics),
-        cmocka_unit_test(test_keys_and_routes), cmocka_unit_test(test_python_numbers),
+        cmocka_unit_test(test_stops),          cmocka_unit_test(test_text_is_whole),
+        cmocka_unit_test(test_choices),        cmocka_unit_test(test_sampling_reaches_the_engine),
+        cmocka_unit_test(test_logprobs),       cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_engine_troubles),
+        cmocka_unit_test(test_metrics),        cmocka_unit_test(test_keys_and_routes),
+        cmocka_unit_test(test_python_numbers),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -135,7 +135,8 @@ static void *stream_run(void *arg) {
     return NULL;
 }
 
-int engine_submit(struct engine *engine, const struct engine_request *requests, int n_requests, struct engine_stream **ret, struct err *err) {
+int engine_submit(struct engine *engine, const struct engine_request *requests, int n_requests, struct engine_stream **ret,
+                  struct err *err) {
     if (atomic_load(&engine->is_dead))
         return err_set(err, ERR_PEER, "rank 1 on node b is gone");
     if (engine->refuse != ERR_NONE)
@@ -150,7 +151,8 @@ int engine_submit(struct engine *engine, const struct engine_request *requests, 
     for (int i = 0; i < n_requests; i++)
         for (int k = 0; k < requests[i].n_choices; k++) {
             struct choice *choice = &stream->choices[at++];
-            *choice = (struct choice){.request = i, .index = k, .n_prompt = requests[i].n_prompt, .prompt_at = 1, .sampling = *requests[i].sampling};
+            *choice = (struct choice){
+                .request = i, .index = k, .n_prompt = requests[i].n_prompt, .prompt_at = 1, .sampling = *requests[i].sampling};
             choice->prompt = malloc((size_t)choice->n_prompt * sizeof *choice->prompt);
             memcpy(choice->prompt, requests[i].prompt, (size_t)choice->n_prompt * sizeof *choice->prompt);
         }

@@ -15,11 +15,11 @@ struct engine {
     int n_vocab;
     const int32_t *script; /* what every choice says, again and again; NULL: ids that follow from prompt, seed and place */
     int n_script;
-    int eos_after;         /* the choice says EOS after that many tokens (0: never) */
-    int delay_ms;          /* before each token */
-    int fail_after;        /* the engine dies after that many tokens of a stream (0: never) */
-    int error_after;       /* the choice ends with ENGINE_FINISH_ERROR after that many (0: never) */
-    enum err_code refuse;  /* engine_submit fails with it (ERR_NONE: does not) */
+    int eos_after;        /* the choice says EOS after that many tokens (0: never) */
+    int delay_ms;         /* before each token */
+    int fail_after;       /* the engine dies after that many tokens of a stream (0: never) */
+    int error_after;      /* the choice ends with ENGINE_FINISH_ERROR after that many (0: never) */
+    enum err_code refuse; /* engine_submit fails with it (ERR_NONE: does not) */
     /* What was seen. */
     atomic_int n_submitted, n_cancelled, n_closed, n_open, n_tokens;
     atomic_bool is_dead;

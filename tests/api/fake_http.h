@@ -8,7 +8,7 @@
 
 struct http_conn {
     const char *request_id, *authorization; /* headers, or NULL */
-    int gone_after; /* the client is gone from that question on (0: never) */
+    int gone_after;                         /* the client is gone from that question on (0: never) */
     int n_asked;
 };
 

@@ -44,7 +44,8 @@ int main(int argc, char **argv) {
     struct http_server *server = NULL;
     const char *names[] = {"qwen", "second-name"}, *keys[] = {NULL, NULL}, *script = NULL, *script_ids = NULL;
     static const char *const origins[] = {"http://good", NULL};
-    struct api_opts opts = {.engine = &engine, .served_names = names, .n_served_names = 1, .max_model_len = 8192, .max_logprobs = 20, .version = "0.1.0"};
+    struct api_opts opts = {
+        .engine = &engine, .served_names = names, .n_served_names = 1, .max_model_len = 8192, .max_logprobs = 20, .version = "0.1.0"};
     for (int i = 1; i < argc; i++) {
         const char *value = strchr(argv[i], '=');
         size_t len = value == NULL ? 0 : (size_t)(value++ - argv[i]);
@@ -113,8 +114,9 @@ int main(int argc, char **argv) {
     fflush(stdout);
     char line[256];
     while (fgets(line, sizeof line, stdin) != NULL) { /* each line asks for what the engine has seen */
-        printf("submitted=%d open=%d cancelled=%d closed=%d tokens=%d active=%d\n", atomic_load(&engine.n_submitted), atomic_load(&engine.n_open),
-               atomic_load(&engine.n_cancelled), atomic_load(&engine.n_closed), atomic_load(&engine.n_tokens), http_server_active(server));
+        printf("submitted=%d open=%d cancelled=%d closed=%d tokens=%d active=%d\n", atomic_load(&engine.n_submitted),
+               atomic_load(&engine.n_open), atomic_load(&engine.n_cancelled), atomic_load(&engine.n_closed), atomic_load(&engine.n_tokens),
+               http_server_active(server));
         fflush(stdout);
     }
     http_server_stop(server);

@@ -95,8 +95,8 @@ static void handle(void *ctx, const struct http_request *request, struct http_re
     }
     const char *tag = http_request_header(request, "x-tag"), *arg = http_request_query(request, "q");
     char *text = NULL;
-    int len = asprintf(&text, "%s %s tag=%s q=%s body=%zu:%.20s", request->method, request->path, tag == NULL ? "-" : tag, arg == NULL ? "-" : arg,
-                       request->body_bytes, request->body);
+    int len = asprintf(&text, "%s %s tag=%s q=%s body=%zu:%.20s", request->method, request->path, tag == NULL ? "-" : tag,
+                       arg == NULL ? "-" : arg, request->body_bytes, request->body);
     *ret = (struct http_response){.status = 200, .content_type = "text/plain", .body = text, .body_bytes = (size_t)len};
     http_response_header(ret, "x-extra", "1");
 }
@@ -550,10 +550,17 @@ static void test_tls(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_requests),    cmocka_unit_test(test_body_limit),   cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_client_leaves), cmocka_unit_test(test_stop_ends_streams), cmocka_unit_test(test_cors),
-        cmocka_unit_test(test_idle_timeout), cmocka_unit_test(test_connection_limit), cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_unix_socket), cmocka_unit_test(test_tls),
+        cmocka_unit_test(test_requests),
+        cmocka_unit_test(test_body_limit),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_client_leaves),
+        cmocka_unit_test(test_stop_ends_streams),
+        cmocka_unit_test(test_cors),
+        cmocka_unit_test(test_idle_timeout),
+        cmocka_unit_test(test_connection_limit),
+        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_unix_socket),
+        cmocka_unit_test(test_tls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
