@@ -42,8 +42,8 @@ static int compare(const void *a, const void *b) {
 static void report(const char *name, size_t n, int64_t *times_ns, int n_times) {
     qsort(times_ns, (size_t)n_times, sizeof *times_ns, compare);
     double median_us = (double)times_ns[n_times / 2] / 1e3;
-    printf("%-10s %9zu bytes  least %8.1f us  median %8.1f us  p99 %8.1f us  %7.2f GB/s\n", name, n * sizeof(float), (double)times_ns[0] / 1e3, median_us,
-           (double)times_ns[n_times * 99 / 100] / 1e3, (double)(n * sizeof(float)) / median_us / 1e3);
+    printf("%-10s %9zu bytes  least %8.1f us  median %8.1f us  p99 %8.1f us  %7.2f GB/s\n", name, n * sizeof(float),
+           (double)times_ns[0] / 1e3, median_us, (double)times_ns[n_times * 99 / 100] / 1e3, (double)(n * sizeof(float)) / median_us / 1e3);
     fflush(stdout);
 }
 
@@ -122,9 +122,13 @@ static void *connect_main(void *arg) {
 
 static void open_node(int node, const int *node_of_rank) {
     struct err err;
-    struct comm_world_opts opts = {
-        .n_ranks = n_nodes * ranks_per_node, .node_of_rank = node_of_rank, .node = node, .listen = addrs[node], .op_timeout_ms = TIMEOUT_MS};
-    if (net_secret_parse("a benchmark has no secrets", &opts.secret, &err) != 0 || comm_world_create(&opts, &worlds[node], &addrs[node], &err) != 0)
+    struct comm_world_opts opts = {.n_ranks = n_nodes * ranks_per_node,
+                                   .node_of_rank = node_of_rank,
+                                   .node = node,
+                                   .listen = addrs[node],
+                                   .op_timeout_ms = TIMEOUT_MS};
+    if (net_secret_parse("a benchmark has no secrets", &opts.secret, &err) != 0 ||
+        comm_world_create(&opts, &worlds[node], &addrs[node], &err) != 0)
         die("listen", &err);
 }
 
@@ -143,7 +147,8 @@ static void parse_hosts(char *hosts) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"nodes", 1, NULL, 'n'}, {"ranks", 1, NULL, 'r'}, {"pin", 0, NULL, 'p'}, {"node", 1, NULL, 'i'}, {"hosts", 1, NULL, 'h'}, {0}};
+    static const struct option options[] = {{"nodes", 1, NULL, 'n'}, {"ranks", 1, NULL, 'r'}, {"pin", 0, NULL, 'p'},
+                                            {"node", 1, NULL, 'i'},  {"hosts", 1, NULL, 'h'}, {0}};
     int only_node = -1, node_of_rank[COMM_MAX_RANKS];
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (option) {

@@ -25,7 +25,8 @@ int comm_allreduce_leader(struct comm_group *group, float *data, size_t n, int64
         const float *vectors[COMM_MAX_RANKS];
         size_t begin = is_sliced ? n * (size_t)group->seat / (size_t)room->n_seats : 0;
         size_t end = is_sliced ? n * (size_t)(group->seat + 1) / (size_t)room->n_seats : n;
-        if (comm_room_wait_all(world, room, group->seat, entered, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
+        if (comm_room_wait_all(world, room, group->seat, entered, deadline_ms, err) != 0 ||
+            comm_room_begin_read(world, room, group->seat, err) != 0)
             return -1;
         for (int i = 0; i < room->n_seats; i++)
             vectors[i] = (const float *)room->seats[i].bytes + begin;

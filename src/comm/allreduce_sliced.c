@@ -19,7 +19,8 @@ int comm_allreduce_sliced(struct comm_group *group, float *data, size_t n, int64
     size_t end = n * (size_t)(group->seat + 1) / (size_t)room->n_seats;
     room->seats[group->seat].bytes = data;
     comm_room_arrive(room, group->seat, group->base + 1);
-    if (comm_room_wait_all(world, room, group->seat, group->base + 1, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
+    if (comm_room_wait_all(world, room, group->seat, group->base + 1, deadline_ms, err) != 0 ||
+        comm_room_begin_read(world, room, group->seat, err) != 0)
         return -1;
     for (int i = 0; i < room->n_seats; i++)
         vectors[i] = (const float *)room->seats[i].bytes + begin;

@@ -163,7 +163,8 @@ static int allow_files(const struct comm_world *world, struct err *err) {
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= need)
         return 0;
     if (limit.rlim_max < need)
-        return err_set(err, ERR_LIMIT, "this node needs %" PRIu64 " descriptors for its links, but may open only %" PRIu64 ": raise `ulimit -n`",
+        return err_set(err, ERR_LIMIT,
+                       "this node needs %" PRIu64 " descriptors for its links, but may open only %" PRIu64 ": raise `ulimit -n`",
                        (uint64_t)need, (uint64_t)limit.rlim_max);
     limit.rlim_cur = need;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
@@ -192,8 +193,10 @@ static int name_missing(struct comm_world *world, int n_missing, struct err *err
     char text[128];
     for (int from = 0; from < world->n_ranks; from++)
         for (int to = 0; to < world->n_ranks; to++)
-            if (world->node_of_rank[from] < world->node && world->node_of_rank[to] == world->node && comm_world_link(world, to, from)->fd < 0)
-                return err_wrap(err, "%s has not called rank %d (%d links are missing)", comm_rank_text(world, from, text, sizeof text), to, n_missing);
+            if (world->node_of_rank[from] < world->node && world->node_of_rank[to] == world->node &&
+                comm_world_link(world, to, from)->fd < 0)
+                return err_wrap(err, "%s has not called rank %d (%d links are missing)", comm_rank_text(world, from, text, sizeof text), to,
+                                n_missing);
     return -1;
 }
 
@@ -221,8 +224,8 @@ int comm_world_connect(struct comm_world *world, const struct net_addr *addrs, i
         return comm_world_cancelled(world, err);
     memcpy(world->addr_of_node, addrs, (size_t)n_nodes * sizeof *addrs);
     struct err why = {0};
-    if (allow_files(world, &why) != 0 || each_higher_pair(world, dial, deadline_ms, &why) != 0 || take_all_calls(world, deadline_ms, &why) != 0 ||
-        each_higher_pair(world, collect_answer, deadline_ms, &why) != 0) {
+    if (allow_files(world, &why) != 0 || each_higher_pair(world, dial, deadline_ms, &why) != 0 ||
+        take_all_calls(world, deadline_ms, &why) != 0 || each_higher_pair(world, collect_answer, deadline_ms, &why) != 0) {
         comm_world_abort(world, why.msg); /* half connected is of no use to anybody: the other nodes learn it at once */
         return err_copy(err, &why);
     }

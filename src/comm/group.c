@@ -19,7 +19,8 @@ static int check_members(const struct comm_world *world, int rank, const int *me
         return err_set(err, ERR_INVALID, "a group of %d members; 1 to %d are possible", n_members, world->n_ranks);
     for (int i = 0; i < n_members; i++) {
         if (members[i] < 0 || members[i] >= world->n_ranks || (i > 0 && members[i] <= members[i - 1]))
-            return err_set(err, ERR_INVALID, "member %d of a group is rank %d; ranks must ascend, from 0 to %d", i, members[i], world->n_ranks - 1);
+            return err_set(err, ERR_INVALID, "member %d of a group is rank %d; ranks must ascend, from 0 to %d", i, members[i],
+                           world->n_ranks - 1);
         is_member |= members[i] == rank;
     }
     if (!is_member || world->local_of_rank[rank] < 0)
@@ -27,7 +28,8 @@ static int check_members(const struct comm_world *world, int rank, const int *me
     return 0;
 }
 
-static struct comm_room *create_room(const struct comm_world *world, const int *members, int n_members, size_t max_floats, struct err *err) {
+static struct comm_room *create_room(const struct comm_world *world, const int *members, int n_members, size_t max_floats,
+                                     struct err *err) {
     struct comm_room *room = calloc(1, sizeof *room);
     if (room == NULL)
         goto no_memory;
@@ -216,8 +218,10 @@ int comm_allreduce(struct comm_group *group, float *data, size_t n, struct err *
 
 static int node_of_member(const struct comm_group *group, int index) { return group->world->node_of_rank[group->room->members[index]]; }
 
-static struct comm_xfer member_xfer(const struct comm_group *group, enum comm_op op, int peer, bool is_send, void *bytes, size_t len_bytes) {
-    return (struct comm_xfer){.rank = group->rank, .peer = peer, .is_send = is_send, .op = op, .group = group->tag, .bytes = bytes, .len_bytes = len_bytes};
+static struct comm_xfer member_xfer(const struct comm_group *group, enum comm_op op, int peer, bool is_send, void *bytes,
+                                    size_t len_bytes) {
+    return (struct comm_xfer){
+        .rank = group->rank, .peer = peer, .is_send = is_send, .op = op, .group = group->tag, .bytes = bytes, .len_bytes = len_bytes};
 }
 
 /* The root copies what its neighbours offer, and receives from all others at the same time. */
@@ -232,7 +236,8 @@ static int gather_at_root(struct comm_group *group, const void *bytes, size_t le
     memcpy(all + (size_t)group->index * len_bytes, bytes, len_bytes);
     if (room->n_seats > 1) {
         comm_room_arrive(room, group->seat, group->base + 1);
-        if (comm_room_wait_all(world, room, group->seat, group->base + 1, deadline_ms, err) != 0 || comm_room_begin_read(world, room, group->seat, err) != 0)
+        if (comm_room_wait_all(world, room, group->seat, group->base + 1, deadline_ms, err) != 0 ||
+            comm_room_begin_read(world, room, group->seat, err) != 0)
             return -1;
         for (int i = 0, seat = 0; i < room->n_members; i++) {
             if (node_of_member(group, i) != world->node)
@@ -324,5 +329,6 @@ static int broadcast(struct comm_group *group, int root, void *bytes, size_t len
 int comm_broadcast(struct comm_group *group, int root, void *bytes, size_t len_bytes, struct err *err) {
     if (check_root(group, root, err) != 0)
         return -1;
-    return finish(group, "broadcast", root, len_bytes, broadcast(group, root, bytes, len_bytes, comm_world_deadline(group->world), err), err);
+    return finish(group, "broadcast", root, len_bytes, broadcast(group, root, bytes, len_bytes, comm_world_deadline(group->world), err),
+                  err);
 }

@@ -49,8 +49,8 @@ void comm_bell_ring(struct comm_bell *bell);
  * Returns ERR_NONE once ready(arg), which must read what it looks at sequentially consistent. Spins briefly, then sleeps.
  * ERR_CANCELLED when the world was aborted, ERR_TIMEOUT when the deadline passed.
  */
-enum err_code comm_bell_wait(struct comm_world *world, struct comm_bell *bell, struct comm_patience *patience, comm_ready_fn ready, const void *arg,
-                             int64_t deadline_ms);
+enum err_code comm_bell_wait(struct comm_world *world, struct comm_bell *bell, struct comm_patience *patience, comm_ready_fn ready,
+                             const void *arg, int64_t deadline_ms);
 
 static inline void comm_cpu_relax(void) {
 #if defined(__x86_64__)
@@ -64,7 +64,7 @@ static inline void comm_cpu_relax(void) {
 
 /* One end of the TCP connection between a local rank and a rank of another node. */
 struct comm_link {
-    int fd; /* -1: none (the two ranks share a node, or the world is not connected) */
+    int fd;                      /* -1: none (the two ranks share a node, or the world is not connected) */
     uint32_t n_sent, n_received; /* messages so far: the sequence numbers that both ends check */
     struct comm_patience patience;
 };
@@ -144,8 +144,8 @@ enum err_code comm_pipe_read(struct comm_world *world, struct comm_pipe *pipe, v
 /* ---- Groups (group.c) and their meeting places (room.c) ---- */
 
 enum {
-    /* A longer vector is cut into pieces, which bounds the scratch memory. Between nodes each piece costs latencies; within one it should stay
-     * in the cache. */
+    /* A longer vector is cut into pieces, which bounds the scratch memory. Between nodes each piece costs latencies; within one it should
+     * stay in the cache. */
     COMM_PIECE_FLOATS = 1 << 19,
     COMM_LOCAL_PIECE_FLOATS = 1 << 17,
     COMM_FLAT_FLOATS = 4096,
@@ -173,8 +173,8 @@ struct comm_room {
     int members[COMM_MAX_RANKS];
     int n_members, n_seats;
     size_t piece_floats;
-    float *sum;  /* [piece_floats] the members' sum, or a slice of it by each */
-    float *flat; /* [2][n_seats][COMM_FLAT_FLOATS] copies of short vectors, by turns; NULL when the group spans nodes */
+    float *sum;              /* [piece_floats] the members' sum, or a slice of it by each */
+    float *flat;             /* [2][n_seats][COMM_FLAT_FLOATS] copies of short vectors, by turns; NULL when the group spans nodes */
     struct comm_seat *seats; /* [n_seats] in the order of ranks */
 };
 
@@ -186,11 +186,12 @@ void comm_room_arrive(struct comm_room *room, int seat, unsigned level);
 void comm_room_release(struct comm_room *room, int seat, unsigned level);
 /* The member `self` waits for all members, or for the one at `other`, to reach a level. On failure names who is missing. */
 int comm_room_wait_all(struct comm_world *world, struct comm_room *room, int self, unsigned level, int64_t deadline_ms, struct err *err);
-int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int self, int other, unsigned level, int64_t deadline_ms, struct err *err);
+int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int self, int other, unsigned level, int64_t deadline_ms,
+                       struct err *err);
 
 /*
- * Reading what other members offer goes between these two. An operation that fails waits in quiet until nobody here reads, before it returns
- * and its caller may free the memory; a read that begins after an abort is refused.
+ * Reading what other members offer goes between these two. An operation that fails waits in quiet until nobody here reads, before it
+ * returns and its caller may free the memory; a read that begins after an abort is refused.
  */
 int comm_room_begin_read(struct comm_world *world, struct comm_room *room, int seat, struct err *err);
 void comm_room_end_read(struct comm_room *room, int seat);
@@ -201,7 +202,7 @@ struct comm_group {
     struct comm_world *world;
     struct comm_room *room;
     int rank, index, seat;
-    uint16_t tag; /* of the member list, in every frame */
+    uint16_t tag;  /* of the member list, in every frame */
     unsigned base; /* phases of the operations so far */
     unsigned n_flat;
     int n_parts, part;

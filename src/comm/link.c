@@ -46,11 +46,12 @@ static int check_head(const struct comm_xfer *xfer, struct err *err) {
     put_tag(expected, xfer);
     const uint8_t *got = xfer->head + NET_FRAME_HEADER_BYTES;
     if (type != NET_FRAME_DATA || len_bytes != COMM_TAG_BYTES + chunk_bytes(xfer) || memcmp(expected, got, sizeof expected) != 0)
-        return err_set(err, ERR_PEER,
-                       "the two ends are not in the same operation: expected %zu bytes of operation %d, group %04x, message %u; got a %s frame of %zu "
-                       "bytes, operation %d, group %04x, message %u",
-                       COMM_TAG_BYTES + chunk_bytes(xfer), xfer->op, xfer->group, xfer->sequence, net_frame_name(type), len_bytes, got[0] | got[1] << 8,
-                       got[2] | got[3] << 8, got[4] | got[5] << 8 | got[6] << 16 | (unsigned)got[7] << 24);
+        return err_set(
+            err, ERR_PEER,
+            "the two ends are not in the same operation: expected %zu bytes of operation %d, group %04x, message %u; got a %s frame of %zu "
+            "bytes, operation %d, group %04x, message %u",
+            COMM_TAG_BYTES + chunk_bytes(xfer), xfer->op, xfer->group, xfer->sequence, net_frame_name(type), len_bytes,
+            got[0] | got[1] << 8, got[2] | got[3] << 8, got[4] | got[5] << 8 | got[6] << 16 | (unsigned)got[7] << 24);
     return 0;
 }
 
@@ -111,8 +112,8 @@ static int sleep_on(struct comm_world *world, struct comm_xfer *xfers, int n, in
         if (is_done(&xfers[i]))
             continue;
         first = first == NULL ? &xfers[i] : first;
-        polls[n_polls++] = (struct pollfd){.fd = comm_world_link(world, xfers[i].rank, xfers[i].peer)->fd,
-                                           .events = xfers[i].is_send ? POLLOUT : POLLIN};
+        polls[n_polls++] =
+            (struct pollfd){.fd = comm_world_link(world, xfers[i].rank, xfers[i].peer)->fd, .events = xfers[i].is_send ? POLLOUT : POLLIN};
     }
     int left_ms = deadline_ms == NET_NO_DEADLINE ? -1 : clock_left_ms(deadline_ms);
     if (left_ms == 0) {

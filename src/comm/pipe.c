@@ -53,7 +53,8 @@ static bool has_bytes(const void *arg) {
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
-static enum err_code write_bytes(struct comm_world *world, struct comm_pipe *pipe, const char *bytes, size_t len_bytes, int64_t deadline_ms) {
+static enum err_code write_bytes(struct comm_world *world, struct comm_pipe *pipe, const char *bytes, size_t len_bytes,
+                                 int64_t deadline_ms) {
     while (len_bytes > 0) {
         enum err_code code = comm_bell_wait(world, &pipe->bell, &pipe->writer, has_room, pipe, deadline_ms);
         if (code != ERR_NONE)

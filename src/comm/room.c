@@ -35,7 +35,8 @@ void comm_room_release(struct comm_room *room, int seat, unsigned level) {
 }
 
 /* other: a seat, or -1 for all. */
-static int wait_for(struct comm_world *world, struct comm_room *room, int self, int other, unsigned level, int64_t deadline_ms, struct err *err) {
+static int wait_for(struct comm_world *world, struct comm_room *room, int self, int other, unsigned level, int64_t deadline_ms,
+                    struct err *err) {
     struct look look = {room, other, level};
     enum err_code code = comm_bell_wait(world, &room->bell, &room->seats[self].patience, is_reached, &look, deadline_ms);
     if (code == ERR_NONE)
@@ -54,7 +55,8 @@ int comm_room_wait_all(struct comm_world *world, struct comm_room *room, int sel
     return wait_for(world, room, self, -1, level, deadline_ms, err);
 }
 
-int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int self, int other, unsigned level, int64_t deadline_ms, struct err *err) {
+int comm_room_wait_one(struct comm_world *world, struct comm_room *room, int self, int other, unsigned level, int64_t deadline_ms,
+                       struct err *err) {
     return wait_for(world, room, self, other, level, deadline_ms, err);
 }
 

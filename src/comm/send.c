@@ -42,7 +42,8 @@ static int move(struct comm_world *world, int self, int peer, bool is_send, void
              : code != ERR_NONE ? explain(world, code, peer, err)
                                 : 0;
     } else {
-        struct comm_xfer xfer = {.rank = self, .peer = peer, .is_send = is_send, .op = COMM_OP_SEND, .bytes = bytes, .len_bytes = len_bytes};
+        struct comm_xfer xfer = {
+            .rank = self, .peer = peer, .is_send = is_send, .op = COMM_OP_SEND, .bytes = bytes, .len_bytes = len_bytes};
         rc = comm_xfer_run(world, &xfer, 1, deadline_ms, err);
     }
     if (rc == 0)

@@ -15,8 +15,8 @@ enum {
     /* Some tens of microseconds: longer than a neighbour needs for its slice, too short to starve others on a full machine. */
     LONG_ROUNDS = 1000,
     SHORT_ROUNDS = 40,
-    FAILED_SPINS = 3,  /* in a row, until spins become short */
-    SHORT_SPINS = 20   /* until a long one is tried again */
+    FAILED_SPINS = 3, /* in a row, until spins become short */
+    SHORT_SPINS = 20  /* until a long one is tried again */
 };
 
 bool comm_patience_is_long(struct comm_patience *patience) {
@@ -50,8 +50,8 @@ static void sleep_on(struct comm_bell *bell, unsigned seen, int64_t deadline_ms)
     syscall(SYS_futex, &bell->word, FUTEX_WAIT_PRIVATE, seen, timeout, NULL, 0);
 }
 
-enum err_code comm_bell_wait(struct comm_world *world, struct comm_bell *bell, struct comm_patience *patience, comm_ready_fn ready, const void *arg,
-                             int64_t deadline_ms) {
+enum err_code comm_bell_wait(struct comm_world *world, struct comm_bell *bell, struct comm_patience *patience, comm_ready_fn ready,
+                             const void *arg, int64_t deadline_ms) {
     if (ready(arg))
         return ERR_NONE;
     for (int i = comm_patience_is_long(patience) ? LONG_ROUNDS : SHORT_ROUNDS; i > 0; i--) {

@@ -25,8 +25,8 @@ struct comm_world_opts {
     const int *node_of_rank; /* [n_ranks], copied */
     int node;                /* this process's node */
     struct net_secret secret;
-    struct net_addr listen;  /* address to bind; port 0 picks one */
-    int op_timeout_ms;       /* deadline of each collective or receive; 0: none */
+    struct net_addr listen; /* address to bind; port 0 picks one */
+    int op_timeout_ms;      /* deadline of each collective or receive; 0: none */
 };
 
 /* Opens the listener; its address goes to the other nodes by way of the driver. */
@@ -49,8 +49,8 @@ void comm_world_destroy(struct comm_world *world);
 
 /*
  * Stage hand-over: `from` sends len_bytes to `to`, which knows the length. Between local ranks comm_send returns when the
- * receiver has copied or a buffer has taken it; messages of one pair arrive in order. What two ranks exchange, by hand-over or as members of
- * groups, must come in the same order at both.
+ * receiver has copied or a buffer has taken it; messages of one pair arrive in order. What two ranks exchange, by hand-over or as members
+ * of groups, must come in the same order at both.
  */
 int comm_send(struct comm_world *world, int from, int to, const void *bytes, size_t len_bytes, struct err *err);
 int comm_recv(struct comm_world *world, int from, int to, void *bytes, size_t len_bytes, struct err *err);

@@ -50,8 +50,8 @@ int net_secret_parse(const char *text, struct net_secret *ret, struct err *err) 
     size_t len = strlen(text);
     if (!parse_hex(text, len, &secret)) {
         if (len < SECRET_TEXT_LEAST)
-            return err_set(err, ERR_INVALID, "the launch's secret has %zu characters; it needs 64 hex digits or at least %d characters", len,
-                           SECRET_TEXT_LEAST);
+            return err_set(err, ERR_INVALID, "the launch's secret has %zu characters; it needs 64 hex digits or at least %d characters",
+                           len, SECRET_TEXT_LEAST);
         struct hash_sha256 *hash = hash_sha256_create();
         if (hash == NULL)
             return err_set(err, ERR_NOMEM, "no memory for a hash");
@@ -91,8 +91,8 @@ static int refuse_magic(const uint8_t *got, struct err *err) {
     return err_set(err, ERR_AUTH, "the peer does not speak shoal's wire format");
 }
 
-int net_auth_answer_check(const struct net_secret *secret, const uint8_t hello[NET_AUTH_HELLO_BYTES], const uint8_t answer[NET_AUTH_ANSWER_BYTES],
-                          uint8_t ret_proof[NET_AUTH_PROOF_BYTES], struct err *err) {
+int net_auth_answer_check(const struct net_secret *secret, const uint8_t hello[NET_AUTH_HELLO_BYTES],
+                          const uint8_t answer[NET_AUTH_ANSWER_BYTES], uint8_t ret_proof[NET_AUTH_PROOF_BYTES], struct err *err) {
     const uint8_t *nonce_a = hello + MAGIC_BYTES, *nonce_c = answer + MAGIC_BYTES;
     uint8_t expected[HASH_SHA256_BYTES];
     if (net_auth_answer_is_foreign(answer, NET_AUTH_ANSWER_BYTES))

@@ -39,7 +39,7 @@ int net_auth_hello_make(uint8_t ret_hello[NET_AUTH_HELLO_BYTES], struct err *err
 /* Whether the first len_bytes of an answer cannot come from a shoal of this wire version. */
 bool net_auth_answer_is_foreign(const uint8_t *answer, size_t len_bytes);
 /* ERR_AUTH when the answer does not prove knowledge of the secret. */
-int net_auth_answer_check(const struct net_secret *secret, const uint8_t hello[NET_AUTH_HELLO_BYTES], const uint8_t answer[NET_AUTH_ANSWER_BYTES],
-                          uint8_t ret_proof[NET_AUTH_PROOF_BYTES], struct err *err);
+int net_auth_answer_check(const struct net_secret *secret, const uint8_t hello[NET_AUTH_HELLO_BYTES],
+                          const uint8_t answer[NET_AUTH_ANSWER_BYTES], uint8_t ret_proof[NET_AUTH_PROOF_BYTES], struct err *err);
 
 #endif

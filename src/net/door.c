@@ -100,9 +100,7 @@ static void hand_over(struct net_door *door, int at) {
 }
 
 /* Sends a few bytes that must fit the socket's buffer at once. */
-static bool send_whole(int fd, const void *bytes, size_t len_bytes) {
-    return net_send_all(fd, bytes, len_bytes, 0, NULL) == 0;
-}
+static bool send_whole(int fd, const void *bytes, size_t len_bytes) { return net_send_all(fd, bytes, len_bytes, 0, NULL) == 0; }
 
 static void greet(struct net_door *door, int fd, const struct net_addr *peer) {
     struct caller *caller = &door->callers[door->n_callers];
@@ -150,7 +148,8 @@ static bool advance(struct net_door *door, int at) {
         goto drop;
     if (caller->got_bytes < sizeof caller->answer)
         return true;
-    if (net_auth_answer_check(&door->secret, caller->hello, caller->answer, proof, NULL) != 0 || !send_whole(caller->fd, proof, sizeof proof))
+    if (net_auth_answer_check(&door->secret, caller->hello, caller->answer, proof, NULL) != 0 ||
+        !send_whole(caller->fd, proof, sizeof proof))
         goto drop;
     hand_over(door, at);
     return false;

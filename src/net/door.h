@@ -26,8 +26,8 @@ struct net_door;
 struct net_door_opts {
     struct net_addr listen; /* address to bind; port 0 picks one */
     struct net_secret secret;
-    int max_unproven;    /* callers that may be in the middle of their proof; 0: 128. One more pushes the oldest out. */
-    int max_ready;       /* proven callers that wait for net_door_take; 0: 1024. Beyond it nobody is accepted until one is taken. */
+    int max_unproven;     /* callers that may be in the middle of their proof; 0: 128. One more pushes the oldest out. */
+    int max_ready;        /* proven callers that wait for net_door_take; 0: 1024. Beyond it nobody is accepted until one is taken. */
     int proof_timeout_ms; /* a caller's time for its whole proof; 0: 5000 */
 };
 

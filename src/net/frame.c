@@ -62,7 +62,8 @@ void net_frame_header_encode(enum net_frame_type type, size_t len_bytes, uint8_t
     put_u32(ret_header + 12, XXH32(ret_header, CHECKED_BYTES, CHECK_SEED));
 }
 
-int net_frame_header_decode(const uint8_t header[NET_FRAME_HEADER_BYTES], enum net_frame_type *ret_type, size_t *ret_len_bytes, struct err *err) {
+int net_frame_header_decode(const uint8_t header[NET_FRAME_HEADER_BYTES], enum net_frame_type *ret_type, size_t *ret_len_bytes,
+                            struct err *err) {
     if (get_u32(header) != FRAME_MAGIC)
         return err_set(err, ERR_PEER, "the peer sent something that is no frame (it begins with %02x %02x %02x %02x)", header[0], header[1],
                        header[2], header[3]);

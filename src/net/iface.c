@@ -54,8 +54,8 @@ static int not_found(const struct net_iface *list, int n, const char *name, cons
     for (int i = 0; i < n && used < sizeof candidates; i++)
         used += (size_t)snprintf(candidates + used, sizeof candidates - used, "%s%s (%s%s)", i > 0 ? ", " : "", list[i].name, list[i].host,
                                  list[i].is_up ? "" : ", down");
-    return err_set(err, ERR_NOT_FOUND, "%s asks for the network interface or address '%s', which this host does not have; it has: %s", asked_by, name,
-                   candidates);
+    return err_set(err, ERR_NOT_FOUND, "%s asks for the network interface or address '%s', which this host does not have; it has: %s",
+                   asked_by, name, candidates);
 }
 
 /* The address that this host would use to reach `toward`: a connected UDP socket asks the routing table and sends nothing. */

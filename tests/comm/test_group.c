@@ -10,8 +10,8 @@
 #include "comm/inside.h"
 #include "world_kit.h"
 
-static const int layouts[][8] = {{1},    {2},    {3},    {4},    {7},       {1, 1},        {1, 1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1, 1, 1, 1},
-                                {2, 1}, {1, 2}, {3, 4}, {2, 2, 3}, {4, 3, 1, 2, 1}};
+static const int layouts[][8] = {
+    {1}, {2}, {3}, {4}, {7}, {1, 1}, {1, 1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1, 1, 1, 1}, {2, 1}, {1, 2}, {3, 4}, {2, 2, 3}, {4, 3, 1, 2, 1}};
 enum { N_LAYOUTS = sizeof layouts / sizeof layouts[0] };
 
 static float value_of(int rank, size_t i, uint64_t round) { return (float)(rand_ctr_unit(round * 1000 + (uint64_t)rank, i) * 2.0 - 1.0); }
@@ -21,7 +21,8 @@ static int check(struct kit_seat *seat, int ok, const char *what, size_t n) {
 }
 
 /* One all-reduce of n floats over `members`; the hash of the result goes through a gather to the first member, which compares. */
-static int reduce_and_compare(struct kit_seat *seat, struct comm_group *group, const int *members, int n_members, size_t n, uint64_t round) {
+static int reduce_and_compare(struct kit_seat *seat, struct comm_group *group, const int *members, int n_members, size_t n,
+                              uint64_t round) {
     float *data = malloc((n + 1) * sizeof *data);
     uint64_t *hashes = malloc((size_t)n_members * sizeof *hashes);
     int rc = -1;
@@ -223,8 +224,8 @@ static void test_roots(void **state) {
 }
 
 /*
- * Two pipeline stages, each a tensor-parallel group, as a model runs: activations go from a rank of stage 0 to its counterpart in stage 1 and
- * a token goes back some steps later, with all-reduces of random length and number in between, and a group over all now and then.
+ * Two pipeline stages, each a tensor-parallel group, as a model runs: activations go from a rank of stage 0 to its counterpart in stage 1
+ * and a token goes back some steps later, with all-reduces of random length and number in between, and a group over all now and then.
  */
 static int stages_rank(struct kit_seat *seat) {
     int n = seat->kit->n_ranks, tp = n / 2, stage = seat->rank / tp, peer = stage == 0 ? seat->rank + tp : seat->rank - tp;
@@ -259,8 +260,9 @@ static int stages_rank(struct kit_seat *seat) {
         for (uint64_t r = rand_ctr_u64(6, (uint64_t)(step * 2 + stage)) % 4; r > 0; r--)
             if (reduce_and_compare(seat, group, mine, tp, 1 + rand_ctr_u64(7, (uint64_t)step + r) % 9000, (uint64_t)step + r) != 0)
                 goto leave;
-        if (stage == 0 && step >= LAG && (comm_recv(seat->world, peer, seat->rank, &token, sizeof token, &seat->err) != 0 ||
-                                          check(seat, token == step - LAG, "wrong token", 0) != 0))
+        if (stage == 0 && step >= LAG &&
+            (comm_recv(seat->world, peer, seat->rank, &token, sizeof token, &seat->err) != 0 ||
+             check(seat, token == step - LAG, "wrong token", 0) != 0))
             goto leave;
     }
     if (reduce_and_compare(seat, whole, all, n, 2000, 3) != 0)
@@ -313,7 +315,7 @@ static void test_join_refuses(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums), cmocka_unit_test(test_crowd), cmocka_unit_test(test_algorithms), cmocka_unit_test(test_roots),
-                                       cmocka_unit_test(test_stages), cmocka_unit_test(test_join_refuses)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums),  cmocka_unit_test(test_crowd),  cmocka_unit_test(test_algorithms),
+                                       cmocka_unit_test(test_roots), cmocka_unit_test(test_stages), cmocka_unit_test(test_join_refuses)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

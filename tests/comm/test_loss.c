@@ -308,7 +308,8 @@ static void test_connect_refuses(void **state) {
         pthread_t thread;
         int nodes[3] = {0, 1, 1};
         kit_create(&kit, (int[]){1, 1, 0}, 0, LONG_MS);
-        struct comm_world_opts opts = {.n_ranks = kind == 0 ? 2 : 3, .node_of_rank = nodes, .node = 0, .secret = kit.secret, .listen = {.host = "127.0.0.1"}};
+        struct comm_world_opts opts = {
+            .n_ranks = kind == 0 ? 2 : 3, .node_of_rank = nodes, .node = 0, .secret = kit.secret, .listen = {.host = "127.0.0.1"}};
         opts.secret.bytes[0] ^= kind == 0;
         assert_int_equal(comm_world_create(&opts, &other, &bound, &err), 0);
         struct kit_connect waiting = {.kit = &kit, .node = 1, .timeout_ms = 1000};
@@ -360,9 +361,9 @@ static void test_descriptors(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_node_dies),       cmocka_unit_test(test_timeouts),      cmocka_unit_test(test_abort),          cmocka_unit_test(test_disagreement),
-        cmocka_unit_test(test_foreign_callers), cmocka_unit_test(test_connect_fails), cmocka_unit_test(test_connect_aborted),
-        cmocka_unit_test(test_connect_refuses), cmocka_unit_test(test_descriptors),
+        cmocka_unit_test(test_node_dies),       cmocka_unit_test(test_timeouts),        cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_disagreement),    cmocka_unit_test(test_foreign_callers), cmocka_unit_test(test_connect_fails),
+        cmocka_unit_test(test_connect_aborted), cmocka_unit_test(test_connect_refuses), cmocka_unit_test(test_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,7 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct err err;
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0)
         abort();
-    world = (struct comm_world){.n_ranks = 2, .n_nodes = 2, .n_local = 1, .node_of_rank = {0, 1}, .local_of_rank = {0, -1}, .links = links, .op_timeout_ms = 1};
+    world = (struct comm_world){
+        .n_ranks = 2, .n_nodes = 2, .n_local = 1, .node_of_rank = {0, 1}, .local_of_rank = {0, -1}, .links = links, .op_timeout_ms = 1};
     pthread_mutex_init(&world.mutex, NULL);
     links[1] = (struct comm_link){.fd = fds[0]};
     net_send_all(fds[1], data, size < MOST_BYTES ? size : MOST_BYTES, 0, NULL);
@@ -35,7 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         uint8_t head[COMM_HEAD_BYTES] = {0};
         net_frame_header_encode(NET_FRAME_DATA, COMM_TAG_BYTES + WANTED_BYTES, head);
         head[NET_FRAME_HEADER_BYTES] = COMM_OP_SEND;
-        if (size < sizeof head + WANTED_BYTES || memcmp(head, data, sizeof head) != 0 || memcmp(wanted, data + sizeof head, WANTED_BYTES) != 0)
+        if (size < sizeof head + WANTED_BYTES || memcmp(head, data, sizeof head) != 0 ||
+            memcmp(wanted, data + sizeof head, WANTED_BYTES) != 0)
             abort();
     }
     if (wanted[WANTED_BYTES] != 0)

@@ -130,7 +130,8 @@ static void test_reflection_and_replay(void **state) {
 }
 
 static const char http_request[] = "GET /v1/models HTTP/1.1\r\nHost: worker\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n";
-static const char tls_hello[] = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on for quite a while, as such a greeting does, it does indeed";
+static const char tls_hello[] =
+    "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on for quite a while, as such a greeting does, it does indeed";
 
 struct foreign {
     const void *bytes;
@@ -144,9 +145,12 @@ static void test_foreign_peers(void **state) {
     struct err err;
     rand_secret(noise, sizeof noise, NULL);
     net_auth_hello_make(half, NULL);
-    const struct foreign foreigns[] = {{http_request, sizeof http_request - 1, ERR_AUTH}, {tls_hello, sizeof tls_hello - 1, ERR_AUTH},
-                                       {noise, sizeof noise, ERR_AUTH},                   {noise, 1, ERR_TIMEOUT},
-                                       {"", 0, ERR_TIMEOUT},                              {half, sizeof half, ERR_TIMEOUT}};
+    const struct foreign foreigns[] = {{http_request, sizeof http_request - 1, ERR_AUTH},
+                                       {tls_hello, sizeof tls_hello - 1, ERR_AUTH},
+                                       {noise, sizeof noise, ERR_AUTH},
+                                       {noise, 1, ERR_TIMEOUT},
+                                       {"", 0, ERR_TIMEOUT},
+                                       {half, sizeof half, ERR_TIMEOUT}};
     for (size_t i = 0; i < sizeof foreigns / sizeof foreigns[0]; i++) {
         for (int closes = 0; closes < 2; closes++) {
             for (int accepts = 0; accepts < 2; accepts++) {
@@ -157,7 +161,9 @@ static void test_foreign_peers(void **state) {
                 if (closes)
                     shutdown(fds[0], SHUT_WR);
                 int64_t deadline_ms = clock_mono_ms() + SHORT_MS;
-                assert_int_equal(accepts ? net_auth_accept(fds[1], &secret, deadline_ms, &err) : net_auth_connect(fds[1], &secret, deadline_ms, &err), -1);
+                assert_int_equal(accepts ? net_auth_accept(fds[1], &secret, deadline_ms, &err)
+                                         : net_auth_connect(fds[1], &secret, deadline_ms, &err),
+                                 -1);
                 if (foreigns[i].code == ERR_AUTH)
                     assert_int_equal(err.code, ERR_AUTH);
                 else if (!closes)
@@ -342,10 +348,12 @@ static void test_door_shut(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_both_hold_it), cmocka_unit_test(test_other_secret), cmocka_unit_test(test_false_acceptor),
-        cmocka_unit_test(test_reflection_and_replay), cmocka_unit_test(test_foreign_peers), cmocka_unit_test(test_trickling),
-        cmocka_unit_test(test_versions), cmocka_unit_test(test_secret_parse), cmocka_unit_test(test_door),
-        cmocka_unit_test(test_door_crowd), cmocka_unit_test(test_door_shut),
+        cmocka_unit_test(test_both_hold_it),   cmocka_unit_test(test_other_secret),
+        cmocka_unit_test(test_false_acceptor), cmocka_unit_test(test_reflection_and_replay),
+        cmocka_unit_test(test_foreign_peers),  cmocka_unit_test(test_trickling),
+        cmocka_unit_test(test_versions),       cmocka_unit_test(test_secret_parse),
+        cmocka_unit_test(test_door),           cmocka_unit_test(test_door_crowd),
+        cmocka_unit_test(test_door_shut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -147,6 +147,7 @@ static void test_iface(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_connects), cmocka_unit_test(test_refused_until_deadline),
-                                       cmocka_unit_test(test_waits_for_listener), cmocka_unit_test(test_bad_listen), cmocka_unit_test(test_iface)};
+                                       cmocka_unit_test(test_waits_for_listener), cmocka_unit_test(test_bad_listen),
+                                       cmocka_unit_test(test_iface)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
