@@ -2,6 +2,8 @@
 #include "http/acceptor.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -12,7 +14,10 @@
 
 #include "base/log.h"
 
-enum { RETRY_MS = 50 }; /* after an accept that failed for want of descriptors or memory */
+enum {
+    RETRY_MS = 50,        /* after an accept that failed for want of descriptors or memory */
+    KEEPALIVE_IDLE_S = 30 /* a client whose machine vanished is noticed after this and a few probes */
+};
 
 struct http_acceptor {
     int listen_fd, wake_fd, max_connections;
@@ -43,6 +48,16 @@ void http_acceptor_release(struct http_acceptor *acceptor) {
     pthread_mutex_unlock(&acceptor->lock);
 }
 
+/* Fails on unix sockets, which need none of it. */
+static void keep_alive(int fd) {
+    int on = 1, idle_s = KEEPALIVE_IDLE_S, interval_s = 10, count = 3;
+    if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) == 0) {
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    }
+}
+
 static void *acceptor_run(void *arg) {
     struct http_acceptor *acceptor = arg;
     while (take_place(acceptor)) {
@@ -56,6 +71,8 @@ static void *acceptor_run(void *arg) {
                 log_warning("a connection has to wait: %s", strerror(errno));
                 poll(&fds[1], 1, RETRY_MS);
             }
+            if (fd >= 0)
+                keep_alive(fd);
         }
         if (fd < 0 || !acceptor->accept(acceptor->ctx, fd, (struct sockaddr *)&address, address_bytes))
             http_acceptor_release(acceptor);

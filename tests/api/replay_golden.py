@@ -47,6 +47,13 @@ REBUILT = {
 TOKEN_MAPS = {"top_logprobs", "prompt_logprobs"}
 
 
+# Metrics that dashboards made for vLLM look at first.
+WANTED_METRICS = """num_requests_running num_requests_waiting kv_cache_usage_perc cache_config_info prompt_tokens_total generation_tokens_total
+request_success_total num_preemptions_total prefix_cache_queries_total prefix_cache_hits_total time_to_first_token_seconds
+inter_token_latency_seconds request_time_per_output_token_seconds e2e_request_latency_seconds request_prompt_tokens
+request_generation_tokens request_params_n request_params_max_tokens""".split()
+
+
 class Server:
     def __init__(self, program, *arguments):
         self.process = subprocess.Popen([program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -142,6 +149,19 @@ def compare_answer(name, record, folder, status, headers, body, problems):
                 problems.append(f"{name}: id {answer['id']} where vLLM has {response['body']['id']}")
 
 
+def compare_metrics(text, names, problems):
+    """Each metric of vLLM's has vLLM's type and labels; the promised ones are there."""
+    known = dict(line.split() for line in names.splitlines() if line)
+    ours = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE"))
+    for name, kind in ours.items():
+        if not name.startswith("shoal:") and known.get(name) != kind:
+            problems.append(f"metrics: {name} is a {kind}, in vLLM {known.get(name)}")
+    problems += [f"metrics: no vllm:{name}" for name in WANTED_METRICS if f"vllm:{name}" not in ours]
+    for line in text.splitlines():
+        if line.startswith("vllm:") and not ('engine="0"' in line and 'model_name="qwen"' in line):
+            problems.append(f"metrics: labels of {line}")
+
+
 def main():
     program, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     plain, keyed = Server(program, "n_vocab=151936"), Server(program, "n_vocab=151936", "key=sk-test")
@@ -157,6 +177,8 @@ def main():
         status, headers, text = ask(server, request, body)
         if own:
             own.stop()
+        if name == "metrics":
+            compare_metrics(text, (folder / "metrics_names.txt").read_text(), problems)
         if name in DIFFERENT:
             wanted_status, part = DIFFERENT[name]
             if status != wanted_status or part not in text:
