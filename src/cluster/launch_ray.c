@@ -19,6 +19,7 @@
 
 enum {
     USAGE_LAG_MS = 8000,  /* Ray's figures of CPUs in use are up to 5 s old: jobs that just ended still count */
+    POLL_GAP_MS = LAUNCH_POLL_GAP_MS - 100, /* a little less than the callers' own, so that none of their calls comes too early */
     POLL_BUDGET_MS = 1500, /* of one cluster_poll, whatever the number of jobs */
     END_TIMEOUT_MS = 8000, /* Ray kills after 3 s; a node that is cut off may not answer at all */
     END_POLL_MS = 100,
@@ -235,11 +236,14 @@ static void note_failure(struct cluster *cluster, int index, const struct cluste
     struct ray_launch *launch = cluster->backend;
     const struct job *job = &launch->jobs[index];
     struct cluster_tail tail = status->tail;
-    char text[CLUSTER_TAIL_TEXT_BYTES - sizeof status->message + 64], exit_code[32] = "";
+    char text[CLUSTER_TAIL_TEXT_BYTES - sizeof status->message + 64], whole[CLUSTER_TAIL_LINES * (CLUSTER_TAIL_LINE_BYTES + 8)], exit_code[32] = "";
     struct err ignored;
     if (tail.n == 0 && status->node_id[0] != '\0')
         cluster_ray_log(&launch->ray, job->id, status->node_id, &tail, &ignored);
     cluster_tail_text(&tail, text, sizeof text);
+    cluster_tail_text(&tail, whole, sizeof whole);
+    if (strlen(whole) > strlen(text))
+        log_warning("The last lines of job %s:%s", job->id, whole);
     if (status->exit_code >= 0)
         snprintf(exit_code, sizeof exit_code, ", exit status %d", status->exit_code);
     bool is_plain = status->exit_code >= 0 && status->tail.n > 0; /* then Ray's message says nothing that is not said already */
@@ -273,7 +277,7 @@ static int poll_job(struct cluster *cluster, int index, int timeout_ms) {
 static int ray_poll(struct cluster *cluster, struct err *err) {
     struct ray_launch *launch = cluster->backend;
     int64_t now_ms = clock_mono_ms(), deadline_ms = now_ms + POLL_BUDGET_MS;
-    if (launch->failure.code == ERR_NONE && now_ms - launch->polled_ms >= LAUNCH_POLL_GAP_MS) {
+    if (launch->failure.code == ERR_NONE && now_ms - launch->polled_ms >= POLL_GAP_MS) {
         launch->polled_ms = now_ms;
         for (int i = 0; i < cluster->n_nodes && launch->failure.code == ERR_NONE && clock_left_ms(deadline_ms) > 0; i++) {
             poll_job(cluster, launch->next, clock_left_ms(deadline_ms));

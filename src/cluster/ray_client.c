@@ -216,7 +216,7 @@ int cluster_ray_log(const struct cluster_ray *ray, const char *id, const char *n
     int result = get(ray, path, 0, &body, err);
     if (result == 0) {
         *ret = (struct cluster_tail){0};
-        cluster_tail_add_text(ret, buf_str(&body), body.len_bytes);
+        cluster_ray_parse_log(buf_str(&body), body.len_bytes, ret);
     }
     buf_finish(&body);
     return result;

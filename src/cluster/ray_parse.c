@@ -87,6 +87,18 @@ int cluster_ray_parse_usage(const char *text, size_t len_bytes, struct cluster_o
     return 0;
 }
 
+void cluster_ray_parse_log(const char *text, size_t len_bytes, struct cluster_tail *tail) {
+    static const char *const noise[] = {"Running entrypoint for job ", "INFO job_manager.py:"};
+    while (len_bytes > 0) {
+        const char *newline = memchr(text, '\n', len_bytes);
+        size_t line_bytes = newline == NULL ? len_bytes : (size_t)(newline - text) + 1;
+        if (memmem(text, line_bytes, noise[0], strlen(noise[0])) != text && memmem(text, line_bytes, noise[1], strlen(noise[1])) == NULL)
+            cluster_tail_add(tail, text, line_bytes);
+        text += line_bytes;
+        len_bytes -= line_bytes;
+    }
+}
+
 static int take_status(const json_t *json, struct cluster_ray_status *ret, struct err *err) {
     const char *state, *message, *node_id;
     int64_t exit_code;
@@ -106,7 +118,7 @@ static int take_status(const json_t *json, struct cluster_ray_status *ret, struc
     size_t first_bytes = strcspn(message, "\n");
     snprintf(ret->message, sizeof ret->message, "%.*s", (int)(first_bytes < sizeof ret->message ? first_bytes : sizeof ret->message - 1), message);
     if (message[first_bytes] == '\n')
-        cluster_tail_add_text(&ret->tail, message + first_bytes + 1, strlen(message + first_bytes + 1));
+        cluster_ray_parse_log(message + first_bytes + 1, strlen(message + first_bytes + 1), &ret->tail);
     return 0;
 }
 

@@ -12,6 +12,8 @@ int cluster_ray_parse_usage(const char *text, size_t len_bytes, struct cluster_o
 int cluster_ray_parse_status(const char *text, size_t len_bytes, struct cluster_ray_status *ret, struct err *err);
 /* What a failed call's body says, for people: the last line of a Python traceback that says something. */
 void cluster_ray_parse_failure(const char *text, size_t len_bytes, char *ret_text, size_t size_bytes);
+/* Lines of a job's log, without those that Ray itself puts among them. */
+void cluster_ray_parse_log(const char *text, size_t len_bytes, struct cluster_tail *tail);
 /* Whether a name from Ray can stand in a URL and in a shell as it is. */
 bool cluster_ray_id_is_plain(const char *id);
 

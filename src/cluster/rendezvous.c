@@ -271,14 +271,11 @@ int cluster_rendezvous_wait(struct cluster *cluster, int64_t start_ms, int64_t d
     if (result == 0)
         result = welcome(&r, &why);
     buf_finish(&r.body);
+    net_door_shut(cluster->door); /* nobody else is awaited */
     if (result == 0)
         return 0;
-    for (int i = 0; i < cluster->n_nodes; i++) {
-        if (cluster->nodes[i].fd < 0)
-            continue;
-        refuse(cluster->nodes[i].fd, why.msg);
-        close(cluster->nodes[i].fd);
-        cluster->nodes[i].fd = -1;
-    }
+    for (int i = 0; i < cluster->n_nodes; i++)
+        if (cluster->nodes[i].fd >= 0)
+            refuse(cluster->nodes[i].fd, why.msg);
     return err_copy(err, &why);
 }

@@ -14,7 +14,8 @@
 int cluster_rendezvous_open(struct cluster *cluster, struct err *err);
 /*
  * Until all nodes have joined (their fd, host, pid, CPUs and memory are then filled in), the deadline passes, a worker ends, or
- * the launch is cancelled. On failure whoever had joined is told why and closed.
+ * the launch is cancelled. On failure whoever had joined is told why.
+ * Either way nobody can join any more.
  */
 int cluster_rendezvous_wait(struct cluster *cluster, int64_t start_ms, int64_t deadline_ms, struct err *err);
 

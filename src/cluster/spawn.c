@@ -44,20 +44,23 @@ static void *forward(void *arg) {
         used += n > 0 ? (size_t)n : 0;
         bool is_end = n <= 0;
         char *from = line, *newline;
-        pthread_mutex_lock(&spawn->mutex);
         while (used > 0 && ((newline = memchr(from, '\n', used)) != NULL || is_end || (from == line && used == sizeof line))) {
             size_t len = newline == NULL ? used : (size_t)(newline - from) + 1;
+            pthread_mutex_lock(&spawn->mutex);
             cluster_tail_add(&spawn->tail, from, len);
+            pthread_mutex_unlock(&spawn->mutex);
             ssize_t written = write(STDERR_FILENO, from, len);
             (void)written; /* a stderr that is closed is no reason to stop reading */
             from += len;
             used -= len;
         }
-        spawn->is_drained = is_end;
-        pthread_mutex_unlock(&spawn->mutex);
-        if (is_end)
-            return NULL;
         memmove(line, from, used);
+        if (!is_end)
+            continue;
+        pthread_mutex_lock(&spawn->mutex);
+        spawn->is_drained = true;
+        pthread_mutex_unlock(&spawn->mutex);
+        return NULL;
     }
 }
 

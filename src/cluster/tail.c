@@ -22,16 +22,6 @@ void cluster_tail_add(struct cluster_tail *tail, const char *line, size_t len_by
     tail->lines[at][len_bytes] = '\0';
 }
 
-void cluster_tail_add_text(struct cluster_tail *tail, const char *text, size_t len_bytes) {
-    while (len_bytes > 0) {
-        const char *end = memchr(text, '\n', len_bytes);
-        size_t line_bytes = end == NULL ? len_bytes : (size_t)(end - text) + 1;
-        cluster_tail_add(tail, text, line_bytes);
-        text += line_bytes;
-        len_bytes -= line_bytes;
-    }
-}
-
 void cluster_tail_text(const struct cluster_tail *tail, char *ret_text, size_t size_bytes) {
     int from = tail->n;
     size_t room = size_bytes - 1;

@@ -15,8 +15,6 @@ struct cluster_tail {
 
 /* Adds one line (without its newline); a long one is cut. Empty lines are skipped. */
 void cluster_tail_add(struct cluster_tail *tail, const char *line, size_t len_bytes);
-/* Adds all lines of a text. */
-void cluster_tail_add_text(struct cluster_tail *tail, const char *text, size_t len_bytes);
 /* As many of the last lines as fit, each on a line of its own behind "\n  | "; "" when there are none. */
 void cluster_tail_text(const struct cluster_tail *tail, char *ret_text, size_t size_bytes);
 

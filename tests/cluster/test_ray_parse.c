@@ -100,7 +100,7 @@ static void test_status(void **state) {
     assert_int_equal(status.exit_code, 3);
     assert_string_equal(status.message, "Job entrypoint command failed with exit code 3, last available logs (truncated to 20,000 chars):");
     cluster_tail_text(&status.tail, text, sizeof text);
-    assert_string_equal(text, "\n  | one\n  | two\n  | Running entrypoint for job shoal-x-1: echo one; echo two; exit 3");
+    assert_string_equal(text, "\n  | one\n  | two");
     status = status_of("job_stopped.json");
     assert_int_equal(status.state, RAY_STOPPED);
     assert_int_equal(status.tail.n, 0);
