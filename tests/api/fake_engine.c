@@ -135,6 +135,16 @@ static void *stream_run(void *arg) {
     return NULL;
 }
 
+static void remember(struct engine *engine, const struct engine_request *request) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* requests may come side by side */
+    pthread_mutex_lock(&lock);
+    engine->last = *request->sampling;
+    engine->n_last_prompt = request->n_prompt;
+    for (int i = 0; i < request->n_prompt && i < FAKE_LAST_PROMPT; i++)
+        engine->last_prompt[i] = request->prompt[i];
+    pthread_mutex_unlock(&lock);
+}
+
 int engine_submit(struct engine *engine, const struct engine_request *requests, int n_requests, struct engine_stream **ret,
                   struct err *err) {
     if (atomic_load(&engine->is_dead))
@@ -156,10 +166,7 @@ int engine_submit(struct engine *engine, const struct engine_request *requests, 
             choice->prompt = malloc((size_t)choice->n_prompt * sizeof *choice->prompt);
             memcpy(choice->prompt, requests[i].prompt, (size_t)choice->n_prompt * sizeof *choice->prompt);
         }
-    engine->last = *requests[0].sampling;
-    engine->n_last_prompt = requests[0].n_prompt;
-    for (int i = 0; i < requests[0].n_prompt && i < 64; i++)
-        engine->last_prompt[i] = requests[0].prompt[i];
+    remember(engine, &requests[0]);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -9,6 +9,8 @@
 
 #include "engine/engine.h"
 
+enum { FAKE_LAST_PROMPT = 64 };
+
 struct engine {
     /* Set before serving. */
     int32_t eos;
@@ -24,7 +26,8 @@ struct engine {
     atomic_int n_submitted, n_cancelled, n_closed, n_open, n_tokens;
     atomic_bool is_dead;
     struct engine_sampling last; /* of the last submitted request */
-    int last_prompt[64], n_last_prompt;
+    int32_t last_prompt[FAKE_LAST_PROMPT];
+    int n_last_prompt;
 };
 
 #endif

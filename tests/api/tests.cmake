@@ -30,3 +30,6 @@ else()
 endif()
 add_test(NAME fuzz/fuzz_api_request COMMAND fuzz_api_request ${CMAKE_SOURCE_DIR}/tests/fuzz/corpus/api_request)
 set_tests_properties(fuzz/fuzz_api_request PROPERTIES LABELS unit TIMEOUT 120)
+
+add_test(NAME api/restless_clients COMMAND ${PYTHON3} ${api_here}/restless_clients.py $<TARGET_FILE:fake_server>)
+set_tests_properties(api/restless_clients PROPERTIES LABELS "unit;threads" TIMEOUT 300)
