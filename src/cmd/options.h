@@ -20,7 +20,7 @@ struct options_list {
     int n;
 };
 
-/* Fields are named after the flags; strings point into argv or into a file read by --config and live as long as the options. */
+/* Fields are named after the flags; strings point into argv or into what `kept` holds. */
 struct options {
     const char *model;
     /* model */
@@ -53,11 +53,15 @@ struct options {
     /* worker (internal) */
     const char *driver;
     int64_t slot;
+    json_t *kept; /* list of texts that came from a file or were taken apart */
 };
 
 enum options_command { OPTIONS_SERVE, OPTIONS_WORKER };
 
-/* Fills defaults, then --config FILE (YAML of "flag: value" lines, as vLLM's), then argv. argv[0] is the command's first argument. */
+/*
+ * Fills defaults, then --config FILE (YAML of "flag: value" lines and "- item" lists, as vLLM's), then argv, whose first element is the
+ * command's first argument. ERR_INVALID or ERR_UNSUPPORTED says which flag, what it got and what is possible; *ret then holds nothing.
+ */
 int options_parse(enum options_command command, int argc, char *const *argv, struct options *ret, struct err *err);
 void options_finish(struct options *options);
 /* Prints the help, or the roff source of the manual page, to stdout. */

@@ -264,6 +264,7 @@ static int start_http(struct server *s, struct err *err) {
                            .stream_interval = (int)o->stream_interval};
     if (api_create(&api, &s->api, err) != 0)
         return -1;
+    static const char *const everybody[] = {"*", NULL}; /* vLLM's default */
     struct http_server_opts http = {.host = o->host,
                                     .port = (uint16_t)o->port,
                                     .uds = o->uds,
@@ -273,7 +274,7 @@ static int start_http(struct server *s, struct err *err) {
                                     .body_limit_bytes = BODY_LIMIT,
                                     .max_connections = MAX_CONNECTIONS,
                                     .idle_timeout_s = 300,
-                                    .allowed_origins = o->allowed_origins.n > 0 ? o->allowed_origins.items : NULL,
+                                    .allowed_origins = o->allowed_origins.n > 0 ? o->allowed_origins.items : everybody,
                                     .handler = api_handle,
                                     .handler_ctx = s->api};
     return http_server_start(&http, &s->http, err);
