@@ -92,8 +92,9 @@ static int parse_object(struct options *options, const struct options_entry *ent
     if (json == NULL)
         return err_wrap(err, "--%s %s", entry->name, text);
     if (!json_is_object(json)) {
+        err_set(err, ERR_INVALID, "--%s should be a JSON object, but is a %s", entry->name, json_type_name(json));
         json_decref(json);
-        return err_set(err, ERR_INVALID, "--%s should be a JSON object, but is a %s", entry->name, json_type_name(json));
+        return -1;
     }
     json_decref(*object);
     *object = json;
