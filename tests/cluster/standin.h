@@ -64,8 +64,7 @@ static int standin_main(int argc, char **argv) {
                                      .driver_port = (uint16_t)port,
                                      .slot = atoi(slot),
                                      .interface = standin_arg(argc, argv, "--interface"),
-                                     .build = strcmp(mode, "build") == 0 ? "stand-in 2" : STANDIN_BUILD,
-                                     .timeout_ms = 3000};
+                                     .build = strcmp(mode, "build") == 0 ? "stand-in 2" : STANDIN_BUILD};
     int fd;
     struct net_iface iface;
     if (net_secret_parse(secret, &opts.secret, &err) != 0 || cluster_join(&opts, &fd, &iface, &err) != 0) {
