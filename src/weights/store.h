@@ -30,7 +30,10 @@ struct weights_tensor {
 struct weights_store;
 struct weights_gguf; /* weights/gguf.h */
 
-/* path: a folder, a .safetensors or a .gguf file. */
+/*
+ * path: a folder, a safetensors or a GGUF file (of a split GGUF any part). Errors name the file, the place in it, what
+ * was expected and what was found. Tensors of formats that shoal does not compute with are left out of the list.
+ */
 int weights_store_open(const char *path, struct weights_store **ret_store, struct err *err);
 void weights_store_close(struct weights_store *store); /* accepts NULL */
 
@@ -38,9 +41,11 @@ int weights_store_count(const struct weights_store *store);
 const struct weights_tensor *weights_store_at(const struct weights_store *store, int index);
 /* NULL when there is none of that name. */
 const struct weights_tensor *weights_store_find(const struct weights_store *store, const char *name);
+/* The same for a tensor that the model cannot do without: err says that it is missing, or in which format it stands. */
+int weights_store_need(const struct weights_store *store, const char *name, const struct weights_tensor **ret_tensor, struct err *err);
 /* The GGUF metadata, or NULL for safetensors. Owned by the store. */
 const struct weights_gguf *weights_store_gguf(const struct weights_store *store);
-/* Sum of all tensors' bytes. */
+/* Sum of the listed tensors' bytes. */
 uint64_t weights_store_bytes(const struct weights_store *store);
 
 /*
@@ -54,8 +59,8 @@ int weights_store_read(const struct weights_store *store, const struct weights_t
 uint64_t weights_store_bytes_read(const struct weights_store *store);
 
 /*
- * 16 hex digits and NUL: a hash over every tensor's name, format, shape and place, the sizes of the files and a
- * sample of their bytes. The same model copied to another node has the same one. Blocks.
+ * 16 hex digits and NUL: a hash over every tensor's name, format, shape and place, the sizes and headers of the files
+ * and a sample of their data. The same model copied to another node has the same one. Blocks.
  */
 int weights_store_fingerprint(const struct weights_store *store, char ret_hex[17], struct err *err);
 
