@@ -13,7 +13,10 @@
 #include "base/json.h"
 #include "base/log.h"
 
-enum { METRICS_LIMIT_BYTES = 1 << 20 };
+enum {
+    METRICS_LIMIT_BYTES = 1 << 20,
+    MAX_COMMAS = 2 << 20 /* in a body: a parsed value takes some twenty times its bytes, and no model reads that many tokens at once */
+};
 
 static void empty(struct http_response *ret, int status) { *ret = (struct http_response){.status = status}; }
 
@@ -131,6 +134,13 @@ static bool is_allowed(const struct api *api, const struct http_request *request
 /* The body as an object, a new reference; NULL with the 400. */
 static json_t *parse_body(const struct http_request *request, struct api_error *error) {
     json_error_t where;
+    int n_commas = 0;
+    for (size_t i = 0; i < request->body_bytes; i++)
+        n_commas += request->body[i] == ',';
+    if (n_commas > MAX_COMMAS) {
+        api_fail(error, 400, NULL, NULL, "The request has more than %d values.", MAX_COMMAS);
+        return NULL;
+    }
     json_t *body = json_loadb(request->body, request->body_bytes, JSON_ALLOW_NUL | JSON_DECODE_ANY, &where);
     if (body == NULL) {
         char param[48];

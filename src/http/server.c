@@ -25,7 +25,8 @@ enum {
     CONNECTION_MEMORY_BYTES = 64 * 1024, /* request line, headers and the chunk being sent */
     STREAM_BLOCK_BYTES = 16 * 1024,
     PEM_LIMIT_BYTES = 1 << 20,
-    DRAIN_FACTOR = 8, /* a body up to this many times the limit is read to its end, so that its client sees the 413 */
+    DRAIN_FACTOR = 8,  /* a body up to this many times the limit is read to its end, so that its client sees the 413 */
+    BODIES_FACTOR = 8, /* all bodies together take at most this many times the limit of one */
     DEFAULT_MAX_CONNECTIONS = 1000
 };
 
@@ -35,6 +36,7 @@ struct http_server {
     struct http_server_opts opts;
     uint16_t port;
     atomic_int n_active;
+    atomic_size_t bodies_bytes; /* held by all requests together */
     atomic_bool stopping;
     struct buf tls_key, tls_cert, tls_ca;
     char *uds; /* removed at the end */
@@ -44,8 +46,8 @@ struct http_conn {
     struct http_server *server;
     struct MHD_Connection *mhd;
     struct buf body;
-    size_t dropped_bytes; /* of a body past the limit */
-    bool too_large;
+    size_t dropped_bytes; /* of a body past a limit */
+    bool too_large, too_many;
 };
 
 struct stream {
@@ -158,13 +160,23 @@ static enum MHD_Result conn_answer(struct http_conn *conn, struct http_response 
 
 static void refuse_body(const struct http_conn *conn, struct http_response *ret) {
     char text[256];
-    snprintf(text, sizeof text,
-             "{\"error\":{\"message\":\"The request body is larger than %zu bytes, the most that this server takes.\","
-             "\"type\":\"Request Entity Too Large\",\"param\":null,\"code\":413}}",
-             conn->server->opts.body_limit_bytes);
-    *ret = (struct http_response){.status = 413, .body = strdup(text), .body_bytes = strlen(text)};
+    if (conn->too_large)
+        snprintf(text, sizeof text,
+                 "{\"error\":{\"message\":\"The request body is larger than %zu bytes, the most that this server takes.\","
+                 "\"type\":\"Request Entity Too Large\",\"param\":null,\"code\":413}}",
+                 conn->server->opts.body_limit_bytes);
+    else
+        snprintf(text, sizeof text,
+                 "{\"error\":{\"message\":\"The server holds as many request bodies as it can. Try again.\","
+                 "\"type\":\"ServiceUnavailableError\",\"param\":null,\"code\":503}}");
+    *ret = (struct http_response){.status = conn->too_large ? 413 : 503, .body = strdup(text), .body_bytes = strlen(text)};
     if (ret->body == NULL)
         ret->body_bytes = 0;
+}
+
+static void drop_body(struct http_conn *conn) {
+    atomic_fetch_sub(&conn->server->bodies_bytes, conn->body.len_bytes);
+    buf_finish(&conn->body);
 }
 
 static enum MHD_Result conn_handle(struct http_conn *conn, const char *path, const char *method) {
@@ -176,21 +188,27 @@ static enum MHD_Result conn_handle(struct http_conn *conn, const char *path, con
     if (http_cors_is_preflight(&request)) {
         http_cors_preflight(opts->allowed_origins, &request, &answer);
     } else {
-        if (conn->too_large)
+        if (conn->too_large || conn->too_many)
             refuse_body(conn, &answer);
         else
             opts->handler(opts->handler_ctx, &request, &answer);
         http_cors_decorate(opts->allowed_origins, &request, &answer);
     }
+    drop_body(conn); /* a stream may go on for long without it */
     idle_clock_restart(conn);
     return conn_answer(conn, &answer);
 }
 
 static void conn_take_body(struct http_conn *conn, const char *bytes, size_t len_bytes) {
-    if (!conn->too_large && buf_append(&conn->body, bytes, len_bytes) == 0)
-        return;
-    conn->too_large = true;
-    buf_finish(&conn->body);
+    if (!conn->too_large && !conn->too_many) {
+        size_t limit_bytes = conn->server->opts.body_limit_bytes;
+        conn->too_large = buf_append(&conn->body, bytes, len_bytes) != 0;
+        if (!conn->too_large)
+            conn->too_many = atomic_fetch_add(&conn->server->bodies_bytes, len_bytes) + len_bytes > BODIES_FACTOR * limit_bytes;
+        if (!conn->too_large && !conn->too_many)
+            return;
+        drop_body(conn);
+    }
     conn->dropped_bytes += len_bytes;
 }
 
@@ -240,7 +258,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **state, en
     if (conn == NULL)
         return;
     *state = NULL;
-    buf_finish(&conn->body);
+    drop_body(conn);
     free(conn);
     atomic_fetch_sub(&server->n_active, 1);
 }

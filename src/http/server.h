@@ -63,7 +63,7 @@ struct http_server_opts {
     uint16_t port;    /* 0: any */
     const char *uds;  /* path of a unix socket instead, or NULL */
     const char *tls_key_path, *tls_cert_path, *tls_ca_path; /* NULL: plain */
-    size_t body_limit_bytes;  /* larger bodies get 413 */
+    size_t body_limit_bytes;  /* larger bodies get 413; past eight times that in all requests together: 503 */
     int max_connections;      /* more wait in the listen queue */
     int idle_timeout_s;
     const char *const *allowed_origins; /* CORS, NULL-terminated; NULL: none. OPTIONS is answered here */

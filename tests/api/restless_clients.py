@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-CLIENTS, REQUESTS_EACH = 16, 25
+CLIENTS, REQUESTS_EACH = 16, 12
 
 
 def request(rand):

@@ -261,6 +261,34 @@ static void test_body_limit(void **unused) {
     http_server_stop(server);
 }
 
+/* Many bodies at once are held within a common limit: the one past it is told to come again. */
+static void test_bodies_limit(void **unused) {
+    (void)unused;
+    struct http_server_opts opts = base_opts();
+    struct http_server *server = start(&opts);
+    char text[4096], body[901];
+    int fds[10];
+    memset(body, 'b', 900);
+    body[900] = '\0';
+    for (int i = 0; i < 10; i++) { /* 900 of 1000 bytes each, where 8000 are allowed together */
+        fds[i] = dial(http_server_port(server));
+        say(fds[i], "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 901\r\n\r\n");
+        say(fds[i], body);
+        nap(20);
+    }
+    for (int i = 0; i < 10; i++) {
+        say(fds[i], "c");
+        hear(fds[i], text, sizeof text, i < 8 ? "body=901" : "}}", 2000);
+        assert_non_null(strstr(text, i < 8 ? "HTTP/1.1 200" : "HTTP/1.1 503"));
+    }
+    say(fds[9], "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nc"); /* now there is room again */
+    hear(fds[9], text, sizeof text, "body=1", 2000);
+    assert_non_null(strstr(text, "HTTP/1.1 200"));
+    for (int i = 0; i < 10; i++)
+        close(fds[i]);
+    http_server_stop(server);
+}
+
 static void test_stream(void **unused) {
     (void)unused;
     struct http_server_opts opts = base_opts();
@@ -550,17 +578,10 @@ static void test_tls(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_requests),
-        cmocka_unit_test(test_body_limit),
-        cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_client_leaves),
-        cmocka_unit_test(test_stop_ends_streams),
-        cmocka_unit_test(test_cors),
-        cmocka_unit_test(test_idle_timeout),
-        cmocka_unit_test(test_connection_limit),
-        cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_unix_socket),
-        cmocka_unit_test(test_tls),
+        cmocka_unit_test(test_requests),  cmocka_unit_test(test_body_limit),    cmocka_unit_test(test_bodies_limit),
+        cmocka_unit_test(test_stream),    cmocka_unit_test(test_client_leaves), cmocka_unit_test(test_stop_ends_streams),
+        cmocka_unit_test(test_cors),      cmocka_unit_test(test_idle_timeout),  cmocka_unit_test(test_connection_limit),
+        cmocka_unit_test(test_addresses), cmocka_unit_test(test_unix_socket),   cmocka_unit_test(test_tls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
