@@ -232,26 +232,36 @@ static json_t *make_variables(const struct api *api, const json_t *body, json_t 
     return variables;
 }
 
-/* Cuts everything behind the last message's content, so that the model goes on with it. */
+static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+/*
+ * Cuts everything behind the last message's content, so that the model goes on with it. Templates may trim content:
+ * it is found without the white space around it, and keeps what the template kept of the white space behind it.
+ */
 static void cut_after_last(const json_t *messages, struct buf *text) {
-    const char *content = json_string_value(json_object_get(json_array_get(messages, json_array_size(messages) - 1), "content"));
-    if (content == NULL)
-        return;
-    size_t len = strlen(content);
-    while (len > 0 && strchr(" \t\r\n", content[len - 1]) != NULL)
-        len--;
-    while (len > 0 && strchr(" \t\r\n", content[0]) != NULL) {
+    const json_t *last = json_object_get(json_array_get(messages, json_array_size(messages) - 1), "content");
+    const char *content = json_string_value(last);
+    size_t len = json_string_length(last), n_behind = 0;
+    while (len > 0 && is_space(content[0])) {
         content++;
         len--;
     }
-    if (len == 0)
+    while (len > 0 && is_space(content[len - 1])) {
+        len--;
+        n_behind++;
+    }
+    if (len == 0 || len > text->len_bytes)
         return;
-    for (size_t at = text->len_bytes - (len < text->len_bytes ? len : text->len_bytes) + 1; at-- > 0;)
-        if (text->len_bytes - at >= len && memcmp(text->data + at, content, len) == 0) {
-            text->len_bytes = at + len;
-            text->data[text->len_bytes] = '\0';
-            return;
-        }
+    for (size_t at = text->len_bytes - len + 1; at-- > 0;) {
+        if (memcmp(text->data + at, content, len) != 0)
+            continue;
+        size_t end = at + len;
+        if (text->len_bytes - end >= n_behind && memcmp(text->data + end, content + len, n_behind) == 0)
+            end += n_behind;
+        text->len_bytes = end;
+        text->data[end] = '\0';
+        return;
+    }
 }
 
 static int check_tool_choice_served(const json_t *body, struct api_error *error) {

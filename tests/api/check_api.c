@@ -391,7 +391,7 @@ static void test_chat(void **unused) {
                  "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"All is \"}],\"max_tokens\":4,"
                  "\"add_generation_prompt\":false,\"continue_final_message\":true,\"echo\":true,\"return_prompt_text\":true}",
                  200);
-    assert_string_equal(text_of(answer, "prompt_text"), "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\nAll is");
+    assert_string_equal(text_of(answer, "prompt_text"), "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\nAll is ");
     assert_memory_equal(text_of(json_object_get(choice_of(answer, 0), "message"), "content"), "All is fi", 9);
     json_decref(answer);
     answer = ask("/v1/chat/completions",
