@@ -218,6 +218,6 @@ void api_handle(void *ctx, const struct http_request *request, struct http_respo
     else
         route = dispatch(api, request, ret);
     api_metrics_http(api->metrics, route, request->method, ret->status);
-    if (ret->status >= 500 && ret->body != NULL)
+    if (ret->status >= 500 && ret->status != 503 && ret->body != NULL) /* a full queue is no error of ours */
         log_error("%s %s was answered with %d: %s", request->method, request->path, ret->status, ret->body);
 }
