@@ -1,6 +1,6 @@
-# OpenAI's own Python client against the API over the fake engine. scripts/venv.sh makes build/venv-openai once.
+# OpenAI's own Python client against the API over the fake engine. scripts/venv.sh makes the environment once.
 set(CLIENTS_VENV ${CMAKE_SOURCE_DIR}/build/venv-openai CACHE PATH "virtual environment with openai")
-add_test(NAME clients/venv COMMAND ${CMAKE_SOURCE_DIR}/scripts/venv.sh openai openai==3.54.0)
+add_test(NAME clients/venv COMMAND ${CMAKE_SOURCE_DIR}/scripts/venv.sh ${CLIENTS_VENV} openai==3.54.0)
 add_test(NAME clients/openai
          COMMAND ${CLIENTS_VENV}/bin/python ${CMAKE_CURRENT_LIST_DIR}/run.py --fake-server $<TARGET_FILE:fake_server>)
 set_tests_properties(clients/venv PROPERTIES LABELS clients TIMEOUT 600 FIXTURES_SETUP openai_venv)
