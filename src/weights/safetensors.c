@@ -78,8 +78,8 @@ static int read_entry(struct weights_store *store, int file, const char *name, c
                       struct extent *ret_extent, struct err *err) {
     struct weights_tensor tensor = {.file = file};
     const char *format;
-    size_t n_dims;
-    uint64_t count;
+    size_t n_dims = 0;
+    uint64_t count = 0;
     if (!json_is_object(entry))
         return err_set(err, ERR_INVALID, "its entry should be an object, but is %s", json_type_name(entry));
     if (json_get_str(entry, "dtype", "", &format, err) != 0 ||

@@ -1,0 +1,5 @@
+file(GLOB text_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cmake)
+list(REMOVE_ITEM text_tests ${CMAKE_CURRENT_LIST_FILE})
+foreach(file ${text_tests})
+  include(${file})
+endforeach()
