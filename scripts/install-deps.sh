@@ -11,7 +11,7 @@ build_packages=(
     libutf8proc-dev libpcre2-dev libhwloc-dev libzip-dev
     python3 python3-venv python3-pip
 )
-test_packages=(libcmocka-dev libsimde-dev iproute2 procps util-linux nodejs npm)
+test_packages=(libcmocka-dev libsimde-dev iproute2 procps util-linux)
 
 packages=("${build_packages[@]}")
 [ "$what" = test ] && packages+=("${test_packages[@]}")
@@ -20,8 +20,7 @@ missing=()
 for package in "${packages[@]}"; do
     case $package in
         # A machine may have these from elsewhere: what counts is the program.
-        gcc | make | cmake | git | curl | npm) command -v "$package" >/dev/null && continue ;;
-        nodejs) command -v node >/dev/null && continue ;;
+        gcc | make | cmake | git | curl) command -v "$package" >/dev/null && continue ;;
         ninja-build) command -v ninja >/dev/null && continue ;;
     esac
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$package")
