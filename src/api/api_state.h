@@ -8,7 +8,7 @@
 #include "api/answer.h"
 #include "api/metrics.h"
 
-enum { API_ID_BYTES = 256, API_BODY_DEPTH_LIMIT = 2048 };
+enum { API_ID_BYTES = 256 };
 
 struct api {
     struct api_opts opts;

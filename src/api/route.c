@@ -10,7 +10,6 @@
 #include "api/api_state.h"
 #include "api/fields.h"
 #include "base/hash.h"
-#include "base/json.h"
 #include "base/log.h"
 
 enum {
