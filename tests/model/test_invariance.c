@@ -15,8 +15,8 @@
 #include "kernels/matrix.h"
 #include "model/rig.h"
 
-enum { N_SEQS = 4, N_VOCAB = 256 };
-static const int lengths[N_SEQS] = {1, 30, 509, 600}; /* several context parts, and decoding across their edge */
+enum { N_SEQS = 3, N_VOCAB = 256 };
+static const int lengths[N_SEQS] = {1, 30, 509}; /* the last one decodes across the edge of a context part */
 
 static struct rig_seq seqs[N_SEQS];
 static float *reference[N_SEQS];
@@ -120,17 +120,17 @@ static void check_format(enum dtype dtype, bool is_mixture) {
 static void test_float_formats(void **state) {
     (void)state;
     for (int is_mixture = 0; is_mixture < 2; is_mixture++) {
-        check_format(DTYPE_F32, is_mixture);
-        check_format(DTYPE_F16, is_mixture);
+        check_format(is_mixture ? DTYPE_F32 : DTYPE_F16, is_mixture);
         check_format(DTYPE_BF16, is_mixture);
     }
 }
 
 static void test_block_formats(void **state) {
     (void)state;
-    for (int is_mixture = 0; is_mixture < 2; is_mixture++)
-        for (int dtype = DTYPE_Q8_0; dtype < DTYPE_COUNT; dtype++)
-            check_format((enum dtype)dtype, is_mixture);
+    for (int dtype = DTYPE_Q8_0; dtype < DTYPE_COUNT; dtype++)
+        check_format((enum dtype)dtype, false);
+    check_format(DTYPE_Q8_0, true);
+    check_format(DTYPE_Q4_K, true);
 }
 
 static void test_plain_c(void **state) {
