@@ -9,7 +9,6 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "base/log.h"
 #include "weights/store_parts.h"
 
 /* The limit that the format's reference implementation sets. */
@@ -138,7 +137,8 @@ static json_t *read_header(struct weights_file *file, struct err *err) {
         return NULL;
     }
     if (len > file->size_bytes - sizeof len) {
-        err_set(err, ERR_INVALID, "announces a header of %llu bytes, but has only %llu bytes after that: it is truncated or not safetensors",
+        err_set(err, ERR_INVALID,
+                "announces a header of %llu bytes, but has only %llu bytes after that: it is truncated or not safetensors",
                 (unsigned long long)len, (unsigned long long)(file->size_bytes - sizeof len));
         return NULL;
     }

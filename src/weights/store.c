@@ -106,9 +106,7 @@ static int open_safetensors(struct weights_store *store, const char *path, struc
     return 0;
 }
 
-/*
- * "PREFIX-00001-of-00003.gguf" (part 1 of 3) into its three pieces; false for a name of another form.
- */
+/* "PREFIX-00001-of-00003.gguf" (part 1 of 3) into its three pieces; false for a name of another form. */
 static bool parse_split_name(const char *path, size_t *ret_prefix_bytes, int *ret_part, int *ret_n_parts) {
     enum { TAIL_BYTES = sizeof "-00001-of-00003.gguf" - 1 };
     size_t len = strlen(path);
@@ -235,7 +233,8 @@ static int open_indexed(struct weights_store *store, const char *folder, const c
         n_found += n_here;
     }
     if (n_found != n_expected) {
-        err_set(err, ERR_INVALID, "%s names %zu tensors, but its %zu files hold only %zu of them", index_path, n_expected, n_names, n_found);
+        err_set(err, ERR_INVALID, "%s names %zu tensors, but its %zu files hold only %zu of them", index_path, n_expected, n_names,
+                n_found);
         goto free_names;
     }
     result = 0;
@@ -268,7 +267,8 @@ static int open_matching(struct weights_store *store, const char *folder, int (*
     if (n < 0)
         return err_set(err, ERR_IO, "cannot list the folder %s: %s", folder, strerror(errno));
     if (only_one && n > 1)
-        result = err_set(err, ERR_INVALID, "%s holds %d models (%s, %s, …): name the file", folder, n, entries[0]->d_name, entries[1]->d_name);
+        result = err_set(err, ERR_INVALID, "%s holds %d models (%s, %s, …): name the file", folder, n, entries[0]->d_name,
+                         entries[1]->d_name);
     for (int i = 0; i < n; i++) {
         char path[PATH_MAX];
         if (result == 0)
@@ -293,11 +293,15 @@ static int open_folder(struct weights_store *store, const char *folder, struct e
         return -1;
     if (file_exists(path))
         return open_safetensors(store, path, err);
-    if (open_matching(store, folder, keep_safetensors, false, &n, err) != 0 || n > 0 ||
-        open_matching(store, folder, keep_gguf, true, &n, err) != 0 || n > 0)
-        return n > 0 && store->by_name == NULL && err != NULL && err->code != ERR_NONE ? -1 : 0;
+    if (open_matching(store, folder, keep_safetensors, false, &n, err) != 0)
+        return -1;
+    if (n == 0 && open_matching(store, folder, keep_gguf, true, &n, err) != 0)
+        return -1;
+    if (n > 0)
+        return 0;
     return err_set(err, ERR_NOT_FOUND,
-                   "%s holds no weights: neither model.safetensors.index.json, nor *.safetensors, nor a .gguf file (shoal does not read .bin or .pth)",
+                   "%s holds no weights: neither model.safetensors.index.json, nor *.safetensors, nor a .gguf file"
+                   " (.bin and .pth are not read)",
                    folder);
 }
 
@@ -379,7 +383,8 @@ int weights_store_need(const struct weights_store *store, const char *name, cons
     for (int i = 0; i < store->n_skipped; i++)
         if (strcmp(store->skipped[i].name, name) == 0)
             return err_set(err, ERR_UNSUPPORTED,
-                           "tensor '%s' is stored as %s; shoal reads F32, F16 and BF16, and from GGUF also Q8_0, Q4_0, Q4_1, Q4_K, Q5_K and Q6_K",
+                           "tensor '%s' is stored as %s; shoal reads F32, F16 and BF16, and from GGUF also Q8_0, Q4_0, Q4_1, Q4_K, Q5_K"
+                           " and Q6_K",
                            name, store->skipped[i].format);
     return err_set(err, ERR_NOT_FOUND, "there is no tensor '%s' among the %d of %s", name, store->n_tensors, store->files[0].path);
 }
