@@ -142,8 +142,13 @@ int cluster_ray_open(const char *address, struct cluster_ray *ret, struct err *e
     const char *version = "of unknown version";
     if (cluster_ray_address(address, ray.url, err) != 0 || find_token(&ray, err) != 0)
         return -1;
-    if (get(&ray, "/api/version", 0, &body, err) != 0)
+    struct err why;
+    if (get(&ray, "/api/version", 0, &body, &why) != 0) {
+        err_copy(err, &why);
+        if (why.code == ERR_AUTH)
+            return -1;
         return err_wrap(err, "cannot ask Ray for its nodes (is the cluster up, and is this its dashboard? RAY_ADDRESS or --ray-address sets it)");
+    }
     json_t *json = json_parse(buf_str(&body), body.len_bytes, NULL);
     if (!json_is_object(json) || json_get_str(json, "ray_version", version, &version, err) != 0) {
         json_decref(json);

@@ -63,7 +63,7 @@ def test_tp2_pp2(hosts, ray):
 def test_tp4_and_ray_status(hosts, ray):
     """Also: more ranks than KV heads, a program that Ray ships, and CPUs that Ray counts as used while it serves."""
     server = Serve(hosts[0], BINARY, *RAY, "-tp", "4", "--ray-ship-binary").wait_ready()
-    assert "4.0/4.0 CPU" in ray.status(), ray.status()
+    wait_for("ray status shows 4 CPUs as used", lambda: "4.0/4.0 CPU" in ray.status(), 15)
     wait_for("the dashboard counts 4 CPUs as used", lambda: ray.cpus_used() == (4, 4), 10)
     # No room beside it: said with all numbers, and nothing is submitted.
     n_jobs = len(ray.jobs())
@@ -74,7 +74,7 @@ def test_tp4_and_ray_status(hosts, ray):
     server.check_golden(3)
     assert server.stop(signal.SIGTERM) == 0, server.process.output()
     all_ended(hosts, ray, 5)
-    wait_for("Ray has its CPUs back", lambda: "0.0/4.0 CPU" in ray.status(), 10)
+    wait_for("Ray has its CPUs back", lambda: "0.0/4.0 CPU" in ray.status(), 15)
 
 
 def test_worker_is_killed(hosts, ray):
