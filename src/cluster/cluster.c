@@ -21,7 +21,9 @@
 
 enum { TIMEOUT_DEFAULT_MS = 120000, ROLL_BACK_GRACE_MS = 2000 };
 
-int launch_timeout_ms(const struct cluster *cluster) { return cluster->opts.timeout_ms > 0 ? cluster->opts.timeout_ms : TIMEOUT_DEFAULT_MS; }
+int launch_timeout_ms(const struct cluster *cluster) {
+    return cluster->opts.timeout_ms > 0 ? cluster->opts.timeout_ms : TIMEOUT_DEFAULT_MS;
+}
 
 bool launch_is_cancelled(const struct cluster *cluster) {
     return cluster->opts.is_cancelled != NULL && cluster->opts.is_cancelled(cluster->opts.cancel_ctx);
@@ -139,7 +141,9 @@ const struct cluster_node *cluster_nodes(const struct cluster *cluster, int *ret
 
 const struct net_secret *cluster_secret(const struct cluster *cluster) { return &cluster->secret; }
 
-uint64_t cluster_dropped(const struct cluster *cluster) { return cluster->n_garbled + (cluster->door == NULL ? 0 : net_door_dropped(cluster->door)); }
+uint64_t cluster_dropped(const struct cluster *cluster) {
+    return cluster->n_garbled + (cluster->door == NULL ? 0 : net_door_dropped(cluster->door));
+}
 
 int cluster_poll(struct cluster *cluster, struct err *err) { return cluster->ops->poll(cluster, err); }
 

@@ -23,19 +23,19 @@ enum { CLUSTER_MAX_NODES = 64, CLUSTER_NAME_BYTES = 64, CLUSTER_PROTOCOL = 1, CL
 struct cluster_opts {
     enum cluster_backend backend;
     int tp_size, pp_size;
-    const char *interface;       /* --interface, or NULL */
-    int timeout_ms;              /* deadline of placement and joining; 0: 120 s */
-    const char *build;           /* version and commit of this binary */
-    const char *cpu_max;         /* passed on to workers, or NULL */
-    const char *log_level;       /* passed on to workers */
+    const char *interface; /* --interface, or NULL */
+    int timeout_ms;        /* deadline of placement and joining; 0: 120 s */
+    const char *build;     /* version and commit of this binary */
+    const char *cpu_max;   /* passed on to workers, or NULL */
+    const char *log_level; /* passed on to workers */
     /* ray */
-    const char *ray_address;     /* NULL: $RAY_ADDRESS, else http://127.0.0.1:8265 */
+    const char *ray_address; /* NULL: $RAY_ADDRESS, else http://127.0.0.1:8265 */
     bool ray_ship_binary;
-    int n_nodes;                 /* --nnodes; 0: as many as the split wants (one stage per node) */
-    int threads_per_rank;        /* CPUs reserved for each rank; 0: all that are free on the node, shared evenly */
+    int n_nodes;          /* --nnodes; 0: as many as the split wants (one stage per node) */
+    int threads_per_rank; /* CPUs reserved for each rank; 0: all that are free on the node, shared evenly */
     /* hand */
-    const char *master_addr;     /* where the driver listens */
-    uint16_t master_port;        /* 0: CLUSTER_HAND_PORT */
+    const char *master_addr; /* where the driver listens */
+    uint16_t master_port;    /* 0: CLUSTER_HAND_PORT */
     /* Asked at least once a second while starting, or NULL: true gives up with ERR_CANCELLED. */
     bool (*is_cancelled)(void *ctx);
     void *cancel_ctx;
@@ -54,7 +54,8 @@ struct cluster_node {
 
 struct cluster;
 
-/* Places, starts and joins. On failure everything that was started is stopped again, and err names who is missing, on which node, in which phase, with the last lines of its log. */
+/* Places, starts and joins. On failure everything that was started is stopped again, and err names who is missing, on which node, in which
+ * phase, with the last lines of its log. */
 int cluster_start(const struct cluster_opts *opts, struct cluster **ret, struct err *err);
 const struct cluster_node *cluster_nodes(const struct cluster *cluster, int *ret_n);
 const struct net_secret *cluster_secret(const struct cluster *cluster);

@@ -26,10 +26,10 @@ void cluster_hello_fill(struct cluster_hello *ret, const char *build, int slot, 
 }
 
 char *cluster_hello_encode(const struct cluster_hello *hello) {
-    json_t *json = json_pack("{s:I, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I}", "protocol", (json_int_t)hello->protocol, "build", hello->build, "slot",
-                             (json_int_t)hello->slot, "host_name", hello->host_name, "address", hello->address, "pid", (json_int_t)hello->pid, "n_cpus",
-                             (json_int_t)hello->n_cpus, "memory_total_bytes", (json_int_t)hello->mem_total_bytes, "memory_available_bytes",
-                             (json_int_t)hello->mem_available_bytes);
+    json_t *json = json_pack("{s:I, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I}", "protocol", (json_int_t)hello->protocol, "build",
+                             hello->build, "slot", (json_int_t)hello->slot, "host_name", hello->host_name, "address", hello->address, "pid",
+                             (json_int_t)hello->pid, "n_cpus", (json_int_t)hello->n_cpus, "memory_total_bytes",
+                             (json_int_t)hello->mem_total_bytes, "memory_available_bytes", (json_int_t)hello->mem_available_bytes);
     char *text = json == NULL ? NULL : json_text(json);
     json_decref(json);
     return text;
@@ -57,7 +57,8 @@ static int take_str(const json_t *json, const char *key, char *ret, size_t size_
 static int take_fields(const json_t *json, struct cluster_hello *ret, struct err *err) {
     if (!json_is_object(json))
         return err_set(err, ERR_PEER, "it is not an object but %s", json_type_name(json));
-    if (take_int(json, "protocol", 1, INT_MAX, &ret->protocol, err) != 0 || take_str(json, "build", ret->build, sizeof ret->build, err) != 0)
+    if (take_int(json, "protocol", 1, INT_MAX, &ret->protocol, err) != 0 ||
+        take_str(json, "build", ret->build, sizeof ret->build, err) != 0)
         return -1;
     if (ret->protocol != CLUSTER_PROTOCOL)
         return 0;

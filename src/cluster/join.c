@@ -15,7 +15,13 @@
 #include "net/frame.h"
 #include "net/sock.h"
 
-enum { PLACED_TIMEOUT_MS = 3000, PATIENCE_MS = 1000 /* then say whom it waits for */, PROOF_TIMEOUT_MS = 10000, SEND_TIMEOUT_MS = 5000, SILENCE_MS = 10000 };
+enum {
+    PLACED_TIMEOUT_MS = 3000,
+    PATIENCE_MS = 1000 /* then say whom it waits for */,
+    PROOF_TIMEOUT_MS = 10000,
+    SEND_TIMEOUT_MS = 5000,
+    SILENCE_MS = 10000
+};
 
 static int connect_driver(const struct cluster_join_opts *opts, int *ret_fd, struct err *err) {
     int timeout_ms = opts->timeout_ms > 0 ? opts->timeout_ms : PLACED_TIMEOUT_MS;
@@ -24,7 +30,8 @@ static int connect_driver(const struct cluster_join_opts *opts, int *ret_fd, str
     if (net_connect(opts->driver_host, opts->driver_port, patient_ms, ret_fd, err) == 0)
         return 0;
     if (err->code == ERR_TIMEOUT && clock_left_ms(deadline_ms) > 0) {
-        log_info("Node %d waits for the driver at %s:%u, for at most %d s", opts->slot, opts->driver_host, opts->driver_port, timeout_ms / 1000);
+        log_info("Node %d waits for the driver at %s:%u, for at most %d s", opts->slot, opts->driver_host, opts->driver_port,
+                 timeout_ms / 1000);
         if (net_connect(opts->driver_host, opts->driver_port, deadline_ms, ret_fd, err) == 0)
             return 0;
     }

@@ -92,7 +92,8 @@ static int find_master(struct cluster *cluster, struct err *err) {
     const char *master = cluster->opts.master_addr;
     if (master == NULL || master[0] == '\0') {
         if (cluster->n_nodes > 1)
-            return err_set(err, ERR_INVALID, "--nnodes %d needs --master-addr: the address of this host that the other nodes can reach", cluster->n_nodes);
+            return err_set(err, ERR_INVALID, "--nnodes %d needs --master-addr: the address of this host that the other nodes can reach",
+                           cluster->n_nodes);
         master = "127.0.0.1";
     }
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list;
@@ -117,8 +118,8 @@ static int hand_place(struct cluster *cluster, struct err *err) {
     int n_ranks = opts->tp_size * opts->pp_size;
     cluster->n_nodes = opts->n_nodes > 0 ? opts->n_nodes : 1;
     if (n_ranks % cluster->n_nodes != 0)
-        return err_set(err, ERR_INVALID, "%d ranks (tensor parallel %d, pipeline parallel %d) do not divide evenly over --nnodes %d", n_ranks,
-                       opts->tp_size, opts->pp_size, cluster->n_nodes);
+        return err_set(err, ERR_INVALID, "%d ranks (tensor parallel %d, pipeline parallel %d) do not divide evenly over --nnodes %d",
+                       n_ranks, opts->tp_size, opts->pp_size, cluster->n_nodes);
     if (find_master(cluster, err) != 0 || cluster_hand_secret(&cluster->secret, err) != 0)
         return -1;
     cluster->bound.port = opts->master_port > 0 ? opts->master_port : CLUSTER_HAND_PORT;
@@ -136,7 +137,8 @@ static int hand_start(struct cluster *cluster, struct err *err) {
         return -1;
     cluster->backend = spawn;
     if (cluster->n_nodes > 1)
-        log_info("Waiting for %d further node(s): start 'shoal serve … --nnodes %d --node-rank R --master-addr %s --master-port %u --headless' on each",
+        log_info("Waiting for %d further node(s): start 'shoal serve … --nnodes %d --node-rank R --master-addr %s --master-port %u "
+                 "--headless' on each",
                  cluster->n_nodes - 1, cluster->n_nodes, cluster->iface.host, cluster->bound.port);
     return 0;
 }
@@ -152,8 +154,9 @@ static void hand_describe(const struct cluster *cluster, int node, int waited_s,
         snprintf(ret_text, size_bytes, "worker process %lld runs, but has not connected to %s after %d s",
                  (long long)cluster_spawn_pid(cluster->backend), at, waited_s);
     else
-        snprintf(ret_text, size_bytes, "nobody with --node-rank %d has connected to %s after %d s: is it started there, and can it reach that port?", node,
-                 at, waited_s);
+        snprintf(ret_text, size_bytes,
+                 "nobody with --node-rank %d has connected to %s after %d s: is it started there, and can it reach that port?", node, at,
+                 waited_s);
 }
 
 /* Other nodes' workers are not ours to kill: the half-closed connection tells them to leave, and their end of it says when they have. */

@@ -18,10 +18,10 @@
 #include "cluster/ray_client.h"
 
 enum {
-    USAGE_LAG_MS = 8000,  /* Ray's figures of CPUs in use are up to 5 s old: jobs that just ended still count */
+    USAGE_LAG_MS = 8000,                    /* Ray's figures of CPUs in use are up to 5 s old: jobs that just ended still count */
     POLL_GAP_MS = LAUNCH_POLL_GAP_MS - 100, /* a little less than the callers' own, so that none of their calls comes too early */
-    POLL_BUDGET_MS = 1500, /* of one cluster_poll, whatever the number of jobs */
-    END_TIMEOUT_MS = 8000, /* Ray kills after 3 s; a node that is cut off may not answer at all */
+    POLL_BUDGET_MS = 1500,                  /* of one cluster_poll, whatever the number of jobs */
+    END_TIMEOUT_MS = 8000,                  /* Ray kills after 3 s; a node that is cut off may not answer at all */
     END_POLL_MS = 100,
     MONITOR_GAP_MS = 1200,
     MAX_IFACES = 256,
@@ -42,9 +42,9 @@ struct ray_launch {
     struct cluster_ray ray;
     struct job jobs[CLUSTER_MAX_NODES];
     int64_t polled_ms;
-    int next;            /* job that the next poll begins with */
-    bool is_deaf;        /* the dashboard did not answer last time */
-    struct err failure;  /* of the first job that ended */
+    int next;           /* job that the next poll begins with */
+    bool is_deaf;       /* the dashboard did not answer last time */
+    struct err failure; /* of the first job that ended */
 };
 
 static void mark_own(struct cluster_offer *offers, int n) {
@@ -58,7 +58,8 @@ static void mark_own(struct cluster_offer *offers, int n) {
 static void nap_ms(int ms) { nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000}, NULL); }
 
 /* Asks Ray and plans; again for a while when CPUs that are in use would do. offers: room for CLUSTER_MAX_OFFERS. */
-static int find_room(struct cluster *cluster, struct cluster_offer *offers, int *ret_n_offers, struct cluster_share *shares, int *ret_n, struct err *err) {
+static int find_room(struct cluster *cluster, struct cluster_offer *offers, int *ret_n_offers, struct cluster_share *shares, int *ret_n,
+                     struct err *err) {
     struct ray_launch *launch = cluster->backend;
     const struct cluster_opts *opts = &cluster->opts;
     struct cluster_want want = {
@@ -92,13 +93,13 @@ static void fill_node(struct cluster *cluster, int index, const struct cluster_o
     snprintf(job->node_id, sizeof job->node_id, "%s", offer->id);
     snprintf(job->id, sizeof job->id, "shoal-%s-%d", cluster->id, index);
     job->n_cpus = share->n_ranks * share->n_threads;
-    log_info("Node %d: %s%s, ranks %d to %d, %d of %g CPUs (%g in use)", index, offer->host, offer->is_own ? " (this host)" : "", share->first_rank,
-             share->first_rank + share->n_ranks - 1, job->n_cpus, offer->cpus_total, offer->cpus_used);
+    log_info("Node %d: %s%s, ranks %d to %d, %d of %g CPUs (%g in use)", index, offer->host, offer->is_own ? " (this host)" : "",
+             share->first_rank, share->first_rank + share->n_ranks - 1, job->n_cpus, offer->cpus_total, offer->cpus_used);
 }
 
 /* The rendezvous must be where all nodes reach it: on the way to the first one that is not this host. */
-static int choose_iface(struct cluster *cluster, const struct cluster_offer *offers, int n_offers, const struct cluster_share *shares, int n_shares,
-                        struct err *err) {
+static int choose_iface(struct cluster *cluster, const struct cluster_offer *offers, int n_offers, const struct cluster_share *shares,
+                        int n_shares, struct err *err) {
     const char *toward = offers[shares[0].offer].host;
     for (int i = 0; i < n_shares; i++) {
         if (!offers[shares[i].offer].is_own) {
@@ -110,8 +111,8 @@ static int choose_iface(struct cluster *cluster, const struct cluster_offer *off
         return -1;
     for (int i = 0; i < n_offers; i++)
         if (offers[i].is_own && strcmp(offers[i].host, cluster->iface.host) != 0)
-            log_warning("Ray knows this host as %s, but the rendezvous is on %s (%s): set --interface if the nodes cannot reach it", offers[i].host,
-                        cluster->iface.host, cluster->iface_why);
+            log_warning("Ray knows this host as %s, but the rendezvous is on %s (%s): set --interface if the nodes cannot reach it",
+                        offers[i].host, cluster->iface.host, cluster->iface_why);
     return 0;
 }
 
@@ -124,7 +125,8 @@ static int ray_place(struct cluster *cluster, struct err *err) {
     if (launch == NULL || offers == NULL)
         err_set(err, ERR_NOMEM, "no memory for a launch over Ray");
     else if (cluster_ray_open(cluster->opts.ray_address, &launch->ray, err) == 0 &&
-             find_room(cluster, offers, &n_offers, shares, &n_shares, err) == 0 && choose_iface(cluster, offers, n_offers, shares, n_shares, err) == 0) {
+             find_room(cluster, offers, &n_offers, shares, &n_shares, err) == 0 &&
+             choose_iface(cluster, offers, n_offers, shares, n_shares, err) == 0) {
         for (int i = 0; i < n_shares; i++)
             fill_node(cluster, i, &offers[shares[i].offer], &shares[i]);
         cluster->n_nodes = n_shares;
@@ -225,7 +227,8 @@ static int ray_start(struct cluster *cluster, struct err *err) {
         program = own;
     }
     for (int i = 0; i < cluster->n_nodes; i++)
-        if (launch_is_cancelled(cluster) ? err_set(err, ERR_CANCELLED, "stopped while starting jobs") : submit(cluster, i, program, working_dir, err))
+        if (launch_is_cancelled(cluster) ? err_set(err, ERR_CANCELLED, "stopped while starting jobs")
+                                         : submit(cluster, i, program, working_dir, err))
             return -1;
     launch->polled_ms = clock_mono_ms();
     return 0;
@@ -236,7 +239,8 @@ static void note_failure(struct cluster *cluster, int index, const struct cluste
     struct ray_launch *launch = cluster->backend;
     const struct job *job = &launch->jobs[index];
     struct cluster_tail tail = status->tail;
-    char text[CLUSTER_TAIL_TEXT_BYTES - sizeof status->message + 64], whole[CLUSTER_TAIL_LINES * (CLUSTER_TAIL_LINE_BYTES + 8)], exit_code[32] = "";
+    char text[CLUSTER_TAIL_TEXT_BYTES - sizeof status->message + 64], whole[CLUSTER_TAIL_LINES * (CLUSTER_TAIL_LINE_BYTES + 8)],
+        exit_code[32] = "";
     struct err ignored;
     if (tail.n == 0 && status->node_id[0] != '\0')
         cluster_ray_log(&launch->ray, job->id, status->node_id, &tail, &ignored);
@@ -247,9 +251,9 @@ static void note_failure(struct cluster *cluster, int index, const struct cluste
     if (status->exit_code >= 0)
         snprintf(exit_code, sizeof exit_code, ", exit status %d", status->exit_code);
     bool is_plain = status->exit_code >= 0 && status->tail.n > 0; /* then Ray's message says nothing that is not said already */
-    err_set(&launch->failure, ERR_PEER, "node %d (%s): its job %s on Ray has ended (%s%s)%s%s%s%s", index, cluster->nodes[index].host, job->id,
-            cluster_ray_state_name(status->state), exit_code, is_plain ? "" : ": ", is_plain ? "" : status->message, text[0] ? "; its last lines:" : "",
-            text);
+    err_set(&launch->failure, ERR_PEER, "node %d (%s): its job %s on Ray has ended (%s%s)%s%s%s%s", index, cluster->nodes[index].host,
+            job->id, cluster_ray_state_name(status->state), exit_code, is_plain ? "" : ": ", is_plain ? "" : status->message,
+            text[0] ? "; its last lines:" : "", text);
 }
 
 static int poll_job(struct cluster *cluster, int index, int timeout_ms) {
@@ -259,7 +263,8 @@ static int poll_job(struct cluster *cluster, int index, int timeout_ms) {
     struct err err;
     if (cluster_ray_status(&launch->ray, job->id, timeout_ms, &status, &err) != 0) {
         if (err.code == ERR_NOT_FOUND)
-            return err_set(&launch->failure, ERR_PEER, "node %d (%s): Ray no longer knows its job %s", index, cluster->nodes[index].host, job->id);
+            return err_set(&launch->failure, ERR_PEER, "node %d (%s): Ray no longer knows its job %s", index, cluster->nodes[index].host,
+                           job->id);
         /* The workers' own connections decide: a dashboard may be started anew while all goes on. */
         if (!launch->is_deaf)
             log_warning("Cannot ask how job %s is doing: %s", job->id, err.msg);
@@ -293,8 +298,8 @@ static void ray_describe(const struct cluster *cluster, int node, int waited_s, 
     char at[NET_ADDR_BYTES + 8];
     launch_addr_text(&cluster->bound, at, sizeof at);
     if (job->state == RAY_PENDING)
-        snprintf(ret_text, size_bytes, "its job %s is still PENDING on Ray after %d s: are its %d CPUs taken by another job?", job->id, waited_s,
-                 job->n_cpus);
+        snprintf(ret_text, size_bytes, "its job %s is still PENDING on Ray after %d s: are its %d CPUs taken by another job?", job->id,
+                 waited_s, job->n_cpus);
     else
         snprintf(ret_text, size_bytes, "job %s on Ray, but its worker has not connected to %s after %d s: is that port reachable from it?",
                  cluster_ray_state_name(job->state), at, waited_s);
@@ -328,7 +333,8 @@ static void ray_stop(struct cluster *cluster, int grace_ms) {
             nap_ms(END_POLL_MS);
         n_settled += is_settled[i];
         if (job->is_submitted && !is_settled[i])
-            log_warning("Job %s on Ray has not ended (it was last seen %s); 'ray job stop %s' ends it", job->id, cluster_ray_state_name(job->state), job->id);
+            log_warning("Job %s on Ray has not ended (it was last seen %s); 'ray job stop %s' ends it", job->id,
+                        cluster_ray_state_name(job->state), job->id);
     }
     /* The records hold the launch's secret. Ray's monitor of a job looks once a second and would write a record anew that it misses. */
     if (n_settled > 0)
@@ -339,4 +345,5 @@ static void ray_stop(struct cluster *cluster, int grace_ms) {
     free(launch);
 }
 
-const struct launch_ops launch_ray_ops = {.place = ray_place, .start = ray_start, .poll = ray_poll, .describe = ray_describe, .stop = ray_stop};
+const struct launch_ops launch_ray_ops = {
+    .place = ray_place, .start = ray_start, .poll = ray_poll, .describe = ray_describe, .stop = ray_stop};

@@ -13,7 +13,14 @@
 #include "cluster/ray_call.h"
 #include "cluster/ray_parse.h"
 
-enum { CALL_TIMEOUT_MS = 15000, STOP_TIMEOUT_MS = 4000 /* the dashboard asks the node, which may be cut off */, PATH_BYTES = 512, DASHBOARD_PORT = 8265, GCS_PORT = 6379, REASON_BYTES = 300 };
+enum {
+    CALL_TIMEOUT_MS = 15000,
+    STOP_TIMEOUT_MS = 4000 /* the dashboard asks the node, which may be cut off */,
+    PATH_BYTES = 512,
+    DASHBOARD_PORT = 8265,
+    GCS_PORT = 6379,
+    REASON_BYTES = 300
+};
 
 static const char default_url[] = "http://127.0.0.1:8265";
 
@@ -40,7 +47,8 @@ int cluster_ray_address(const char *given, char ret_url[RAY_URL_BYTES], struct e
     char *end = NULL;
     long port = colon == NULL ? 0 : strtol(colon + 1, &end, 10);
     if (scheme_end != NULL || strcmp(address, "local") == 0 || (colon != NULL && (port < 1 || port > 65535 || *end != '\0')))
-        return err_set(err, ERR_INVALID, "Ray's address '%.80s' should be the dashboard's, like %s or 10.0.0.1:%d", address, default_url, DASHBOARD_PORT);
+        return err_set(err, ERR_INVALID, "Ray's address '%.80s' should be the dashboard's, like %s or 10.0.0.1:%d", address, default_url,
+                       DASHBOARD_PORT);
     char rest[RAY_URL_BYTES];
     int host_bytes = (int)(colon == NULL ? strlen(address) : (size_t)(colon - address));
     if (port == GCS_PORT)
@@ -55,7 +63,8 @@ static int use_token(const char *token, size_t len_bytes, const char *source, st
     while (len_bytes > 0 && strchr(" \t\r\n", token[len_bytes - 1]) != NULL)
         len_bytes--;
     if (len_bytes == 0 || len_bytes >= RAY_TOKEN_BYTES)
-        return err_set(err, ERR_INVALID, "%s should hold a token of 1 to %d characters, but has %zu", source, RAY_TOKEN_BYTES - 1, len_bytes);
+        return err_set(err, ERR_INVALID, "%s should hold a token of 1 to %d characters, but has %zu", source, RAY_TOKEN_BYTES - 1,
+                       len_bytes);
     for (size_t i = 0; i < len_bytes; i++)
         if (token[i] <= ' ' || token[i] > '~')
             return err_set(err, ERR_INVALID, "%s holds a character that no token has", source);
@@ -114,8 +123,8 @@ int cluster_ray_call(const struct cluster_ray *ray, const struct cluster_ray_req
                          ray->url, answer.status);
     } else if (answer.status < 200 || answer.status > 299) {
         cluster_ray_parse_failure(buf_str(&answer.body), answer.body.len_bytes, reason, sizeof reason);
-        result = err_set(err, answer.status == 404 ? ERR_NOT_FOUND : ERR_PEER, "Ray's dashboard %s answers %s %s with status %d: %s", ray->url,
-                         request->method, request->path, answer.status, reason);
+        result = err_set(err, answer.status == 404 ? ERR_NOT_FOUND : ERR_PEER, "Ray's dashboard %s answers %s %s with status %d: %s",
+                         ray->url, request->method, request->path, answer.status, reason);
     } else if (ret_body != NULL) {
         buf_finish(ret_body);
         *ret_body = answer.body;
@@ -147,7 +156,8 @@ int cluster_ray_open(const char *address, struct cluster_ray *ret, struct err *e
         err_copy(err, &why);
         if (why.code == ERR_AUTH)
             return -1;
-        return err_wrap(err, "cannot ask Ray for its nodes (is the cluster up, and is this its dashboard? RAY_ADDRESS or --ray-address sets it)");
+        return err_wrap(
+            err, "cannot ask Ray for its nodes (is the cluster up, and is this its dashboard? RAY_ADDRESS or --ray-address sets it)");
     }
     json_t *json = json_parse(buf_str(&body), body.len_bytes, NULL);
     if (!json_is_object(json) || json_get_str(json, "ray_version", version, &version, err) != 0) {
@@ -157,7 +167,8 @@ int cluster_ray_open(const char *address, struct cluster_ray *ret, struct err *e
     }
     log_info("Ray %s at %s", version, ray.url);
     if (ray.authorization[0] == '\0' && !is_loopback(ray.url))
-        log_warning("Ray's dashboard %s needs no token: whoever reaches it can run programs on all nodes (RAY_AUTH_MODE=token closes it)", ray.url);
+        log_warning("Ray's dashboard %s needs no token: whoever reaches it can run programs on all nodes (RAY_AUTH_MODE=token closes it)",
+                    ray.url);
     json_decref(json);
     buf_finish(&body);
     *ret = ray;
@@ -166,7 +177,8 @@ int cluster_ray_open(const char *address, struct cluster_ray *ret, struct err *e
 
 int cluster_ray_nodes(const struct cluster_ray *ray, struct cluster_offer *ret, int *ret_n, struct err *err) {
     struct buf body = {0};
-    int result = get(ray, "/api/v0/nodes?limit=1000&detail=False&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE", 0, &body, err);
+    int result =
+        get(ray, "/api/v0/nodes?limit=1000&detail=False&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE", 0, &body, err);
     if (result == 0)
         result = cluster_ray_parse_nodes(buf_str(&body), body.len_bytes, ret, ret_n, err);
     if (result == 0)
@@ -201,7 +213,9 @@ int cluster_ray_submit(const struct cluster_ray *ray, const struct cluster_ray_j
     return result;
 }
 
-static void job_path(const char *id, const char *rest, char ret_path[PATH_BYTES]) { snprintf(ret_path, PATH_BYTES, "/api/jobs/%s%s", id, rest); }
+static void job_path(const char *id, const char *rest, char ret_path[PATH_BYTES]) {
+    snprintf(ret_path, PATH_BYTES, "/api/jobs/%s%s", id, rest);
+}
 
 int cluster_ray_status(const struct cluster_ray *ray, const char *id, int timeout_ms, struct cluster_ray_status *ret, struct err *err) {
     char path[PATH_BYTES];

@@ -15,7 +15,7 @@
 enum { RAY_URL_BYTES = 512, RAY_TOKEN_BYTES = 4096, RAY_ID_BYTES = 128 };
 
 struct cluster_ray {
-    char url[RAY_URL_BYTES];                /* "http://10.0.0.1:8265", without a slash at the end */
+    char url[RAY_URL_BYTES];                  /* "http://10.0.0.1:8265", without a slash at the end */
     char authorization[RAY_TOKEN_BYTES + 32]; /* header line, or "" without a token */
 };
 
@@ -24,7 +24,8 @@ struct cluster_ray {
  * Ray's own port, beside which the dashboard has 8265. ray:// is ERR_INVALID with what to write instead.
  */
 int cluster_ray_address(const char *given, char ret_url[RAY_URL_BYTES], struct err *err);
-/* Finds address and token (RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token), and asks for Ray's version. Warns of a dashboard that is open to others. */
+/* Finds address and token (RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token), and asks for Ray's version. Warns of a
+ * dashboard that is open to others. */
 int cluster_ray_open(const char *address, struct cluster_ray *ret, struct err *err);
 
 /* Nodes that are alive, with their CPUs in all and in use; is_own is left false. ret: room for CLUSTER_MAX_OFFERS. */
@@ -43,10 +44,10 @@ enum cluster_ray_state { RAY_PENDING, RAY_RUNNING, RAY_SUCCEEDED, RAY_FAILED, RA
 
 struct cluster_ray_status {
     enum cluster_ray_state state;
-    int exit_code;               /* -1: none */
-    char node_id[RAY_ID_BYTES];  /* where it ran, or "" */
-    char message[256];           /* Ray's own words, first line */
-    struct cluster_tail tail;    /* of its log, as far as the message has it */
+    int exit_code;              /* -1: none */
+    char node_id[RAY_ID_BYTES]; /* where it ran, or "" */
+    char message[256];          /* Ray's own words, first line */
+    struct cluster_tail tail;   /* of its log, as far as the message has it */
 };
 
 int cluster_ray_submit(const struct cluster_ray *ray, const struct cluster_ray_job *job, struct err *err);

@@ -116,7 +116,8 @@ static int take_status(const json_t *json, struct cluster_ray_status *ret, struc
     if (cluster_ray_id_is_plain(node_id))
         snprintf(ret->node_id, sizeof ret->node_id, "%s", node_id);
     size_t first_bytes = strcspn(message, "\n");
-    snprintf(ret->message, sizeof ret->message, "%.*s", (int)(first_bytes < sizeof ret->message ? first_bytes : sizeof ret->message - 1), message);
+    snprintf(ret->message, sizeof ret->message, "%.*s", (int)(first_bytes < sizeof ret->message ? first_bytes : sizeof ret->message - 1),
+             message);
     if (message[first_bytes] == '\n')
         cluster_ray_parse_log(message + first_bytes + 1, strlen(message + first_bytes + 1), &ret->tail);
     return 0;
@@ -125,7 +126,9 @@ static int take_status(const json_t *json, struct cluster_ray_status *ret, struc
 int cluster_ray_parse_status(const char *text, size_t len_bytes, struct cluster_ray_status *ret, struct err *err) {
     struct cluster_ray_status status = {0};
     json_t *json = json_parse(text, len_bytes, err);
-    int result = json == NULL ? -1 : json_is_object(json) ? take_status(json, &status, err) : err_set(err, ERR_PEER, "it is %s", json_type_name(json));
+    int result = json == NULL           ? -1
+                 : json_is_object(json) ? take_status(json, &status, err)
+                                        : err_set(err, ERR_PEER, "it is %s", json_type_name(json));
     json_decref(json);
     if (result != 0)
         return err_wrap(err, "Ray's answer about a job");

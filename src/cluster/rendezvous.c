@@ -26,8 +26,8 @@ enum {
 
 /* What the rendezvous knows of a node beyond cluster_node; a node has joined when its fd is open. */
 struct guest {
-    int n_pings;      /* not answered yet */
-    int64_t heard_ms; /* last frame */
+    int n_pings;                /* not answered yet */
+    int64_t heard_ms;           /* last frame */
     char refused[REASON_BYTES]; /* why the last caller for this node was turned away, or "" */
 };
 
@@ -61,10 +61,12 @@ static void judge(const struct rendezvous *r, const struct cluster_hello *hello,
     const struct cluster *cluster = r->cluster;
     ret_why[0] = '\0';
     if (hello->protocol != CLUSTER_PROTOCOL)
-        snprintf(ret_why, size_bytes, "it speaks protocol %d (build %s), this driver speaks %d (build %s); install the same build on all nodes",
+        snprintf(ret_why, size_bytes,
+                 "it speaks protocol %d (build %s), this driver speaks %d (build %s); install the same build on all nodes",
                  (int)hello->protocol, hello->build, CLUSTER_PROTOCOL, cluster->opts.build);
     else if (strcmp(hello->build, cluster->opts.build) != 0)
-        snprintf(ret_why, size_bytes, "it is build %s, this driver is build %s; install the same build on all nodes", hello->build, cluster->opts.build);
+        snprintf(ret_why, size_bytes, "it is build %s, this driver is build %s; install the same build on all nodes", hello->build,
+                 cluster->opts.build);
     else if (hello->slot < 0 || hello->slot >= cluster->n_nodes)
         snprintf(ret_why, size_bytes, "it wants to be node %d, this launch has nodes 0 to %d", (int)hello->slot, cluster->n_nodes - 1);
     else if (cluster->nodes[hello->slot].fd >= 0)
@@ -86,8 +88,8 @@ static void let_in(struct rendezvous *r, int fd, const struct cluster_hello *hel
     guest->n_pings = 0;
     guest->heard_ms = clock_mono_ms();
     guest->refused[0] = '\0';
-    log_info("Node %d joined: %s (%s), process %lld, %d CPUs, ranks %d to %d", (int)hello->slot, hello->host_name, node->host, (long long)node->pid,
-             node->n_cpus, node->first_rank, node->first_rank + node->n_ranks - 1);
+    log_info("Node %d joined: %s (%s), process %lld, %d CPUs, ranks %d to %d", (int)hello->slot, hello->host_name, node->host,
+             (long long)node->pid, node->n_cpus, node->first_rank, node->first_rank + node->n_ranks - 1);
 }
 
 /* A proven caller: owns fd. -1 only when the launch cannot go on. */
@@ -121,7 +123,8 @@ static int greet(struct rendezvous *r, int fd, const struct net_addr *peer, stru
     if (hello.slot >= 0 && hello.slot < cluster->n_nodes && cluster->nodes[hello.slot].fd < 0)
         snprintf(r->guests[hello.slot].refused, sizeof r->guests[0].refused, "%s", why);
     /* A worker that this launch started itself will not come again; one by hand may be replaced by its user. */
-    bool is_final = cluster->opts.backend != CLUSTER_HAND && (hello.slot < 0 || hello.slot >= cluster->n_nodes || cluster->nodes[hello.slot].fd < 0);
+    bool is_final =
+        cluster->opts.backend != CLUSTER_HAND && (hello.slot < 0 || hello.slot >= cluster->n_nodes || cluster->nodes[hello.slot].fd < 0);
     if (!is_final)
         return 0;
     if (hello.slot >= 0 && hello.slot < cluster->n_nodes)
@@ -171,8 +174,8 @@ static void missing_text(const struct rendezvous *r, char *ret_text, size_t size
             snprintf(why, sizeof why, "its worker was refused: %s", r->guests[i].refused);
         else
             r->cluster->ops->describe(r->cluster, i, waited_s(r), why, sizeof why);
-        used += (size_t)snprintf(ret_text + used, size_bytes - used, "%snode %d%s%s%s: %s", used > 0 ? "; " : "", i, node->host[0] ? " (" : "", node->host,
-                                 node->host[0] ? ")" : "", why);
+        used += (size_t)snprintf(ret_text + used, size_bytes - used, "%snode %d%s%s%s: %s", used > 0 ? "; " : "", i,
+                                 node->host[0] ? " (" : "", node->host, node->host[0] ? ")" : "", why);
     }
 }
 

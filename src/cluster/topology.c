@@ -9,8 +9,8 @@
 struct candidate {
     int offer;
     bool is_own;
-    int n_free; /* whole CPUs */
-    int n_room; /* ranks that fit */
+    int n_free;  /* whole CPUs */
+    int n_room;  /* ranks that fit */
     int n_units; /* given to it: ranks or stages */
 };
 
@@ -145,18 +145,20 @@ static int too_small(const struct cluster_want *want, const struct cluster_offer
     size_t used = 0;
     nodes[0] = '\0';
     for (int i = 0; i < n_offers && used < sizeof nodes; i++)
-        used += (size_t)snprintf(nodes + used, sizeof nodes - used, "\n  %s%s%s: %g CPUs, %g used, %g free", offers[i].host, offers[i].is_head ? " (head)" : "",
-                                 offers[i].is_own ? " (this host)" : "", offers[i].cpus_total, offers[i].cpus_used,
-                                 offers[i].cpus_total - offers[i].cpus_used);
+        used += (size_t)snprintf(nodes + used, sizeof nodes - used, "\n  %s%s%s: %g CPUs, %g used, %g free", offers[i].host,
+                                 offers[i].is_head ? " (head)" : "", offers[i].is_own ? " (this host)" : "", offers[i].cpus_total,
+                                 offers[i].cpus_used, offers[i].cpus_total - offers[i].cpus_used);
     if (want->n_nodes > 0)
         snprintf(asked_nodes, sizeof asked_nodes, " on %d node%s", want->n_nodes, want->n_nodes == 1 ? "" : "s");
-    return err_set(err, ERR_LIMIT, "the cluster has no room for %d ranks (tensor parallel %d, pipeline parallel %d)%s with %s%d CPU%s each:%s",
+    return err_set(err, ERR_LIMIT,
+                   "the cluster has no room for %d ranks (tensor parallel %d, pipeline parallel %d)%s with %s%d CPU%s each:%s",
                    want->tp_size * want->pp_size, want->tp_size, want->pp_size, asked_nodes, want->threads_per_rank > 0 ? "" : "at least ",
-                   want->threads_per_rank > 0 ? want->threads_per_rank : 1, want->threads_per_rank > 1 ? "s" : "", n_offers == 0 ? " it has no nodes" : nodes);
+                   want->threads_per_rank > 0 ? want->threads_per_rank : 1, want->threads_per_rank > 1 ? "s" : "",
+                   n_offers == 0 ? " it has no nodes" : nodes);
 }
 
-int cluster_topology_plan(const struct cluster_want *want, const struct cluster_offer *offers, int n_offers, struct cluster_share *ret, int *ret_n,
-                          struct err *err) {
+int cluster_topology_plan(const struct cluster_want *want, const struct cluster_offer *offers, int n_offers, struct cluster_share *ret,
+                          int *ret_n, struct err *err) {
     struct plan plan;
     int n_nodes, first_rank = 0;
     if (want->n_nodes > want->tp_size * want->pp_size)

@@ -20,9 +20,9 @@ enum { CLUSTER_MAX_OFFERS = 1024 };
 
 /* A node as the cluster offers it. */
 struct cluster_offer {
-    char id[CLUSTER_NAME_BYTES];  /* Ray's node id */
+    char id[CLUSTER_NAME_BYTES]; /* Ray's node id */
     char host[NET_ADDR_BYTES];
-    bool is_own, is_head;         /* the driver runs there; Ray's head */
+    bool is_own, is_head; /* the driver runs there; Ray's head */
     double cpus_total, cpus_used;
 };
 
@@ -44,8 +44,8 @@ struct cluster_share {
  * CLUSTER_MAX_OFFERS are not looked at. ERR_LIMIT when it does not fit: the message lists
  * every node with total and used CPUs, and what is asked.
  */
-int cluster_topology_plan(const struct cluster_want *want, const struct cluster_offer *offers, int n_offers, struct cluster_share *ret, int *ret_n,
-                          struct err *err);
+int cluster_topology_plan(const struct cluster_want *want, const struct cluster_offer *offers, int n_offers, struct cluster_share *ret,
+                          int *ret_n, struct err *err);
 /* Whether the plan would fit if nothing else used the nodes: then it is worth waiting for CPUs to become free. */
 bool cluster_topology_fits_empty(const struct cluster_want *want, const struct cluster_offer *offers, int n_offers);
 

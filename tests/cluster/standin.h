@@ -40,7 +40,8 @@ static int standin_serve(int fd) {
 
 /* The main of a stand-in: argv as `shoal worker` gets it, argv[1] being "worker". */
 static int standin_main(int argc, char **argv) {
-    const char *driver = standin_arg(argc, argv, "--driver"), *slot = standin_arg(argc, argv, "--slot"), *secret = getenv("SHOAL_LAUNCH_SECRET");
+    const char *driver = standin_arg(argc, argv, "--driver"), *slot = standin_arg(argc, argv, "--slot"),
+               *secret = getenv("SHOAL_LAUNCH_SECRET");
     const char *mode = getenv("SHOAL_STANDIN") == NULL ? "" : getenv("SHOAL_STANDIN"), *victim = getenv("SHOAL_STANDIN_SLOT");
     char host[128] = "";
     unsigned port = 0;

@@ -17,8 +17,13 @@
 #include "cluster/standin.h"
 
 static struct cluster_opts mp_opts(void) {
-    return (struct cluster_opts){
-        .backend = CLUSTER_MP, .tp_size = 2, .pp_size = 2, .timeout_ms = 10000, .build = STANDIN_BUILD, .log_level = "info", .threads_per_rank = 3};
+    return (struct cluster_opts){.backend = CLUSTER_MP,
+                                 .tp_size = 2,
+                                 .pp_size = 2,
+                                 .timeout_ms = 10000,
+                                 .build = STANDIN_BUILD,
+                                 .log_level = "info",
+                                 .threads_per_rank = 3};
 }
 
 static uint16_t free_port(void) {
@@ -305,7 +310,8 @@ static void test_hand_survives_garbage(void **state) {
         net_connect("127.0.0.1", opts.master_port, clock_mono_ms() + 3000, &silent, NULL);
         struct net_secret secret;
         cluster_hand_secret(&secret, NULL);
-        const char *bodies[] = {"", "{}", "[1]", "{\"protocol\":7,\"build\":\"old\"}", "{\"protocol\":1,\"build\":\"x\",\"slot\":1e9}", "\xff"};
+        const char *bodies[] = {"",    "{}", "[1]", "{\"protocol\":7,\"build\":\"old\"}", "{\"protocol\":1,\"build\":\"x\",\"slot\":1e9}",
+                                "\xff"};
         for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++)
             if (net_connect("127.0.0.1", opts.master_port, clock_mono_ms() + 3000, &fd, NULL) == 0 &&
                 net_auth_connect(fd, &secret, clock_mono_ms() + 3000, NULL) == 0)

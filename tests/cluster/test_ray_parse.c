@@ -64,12 +64,16 @@ static void test_bad_nodes(void **state) {
     assert_non_null(strstr(err.msg, "Ray's list of nodes"));
     /* Dead nodes stay listed with their address. */
     assert_int_equal(nodes_of(NODES("[{\"node_id\":\"ab\",\"node_ip\":\"10.0.0.1\",\"state\":\"DEAD\",\"resources_total\":{}}]"), &err), 0);
-    assert_int_equal(nodes_of(NODES("[{\"node_id\":\"ab\",\"node_ip\":\"10.0.0.1\",\"state\":\"ALIVE\",\"resources_total\":{}}]"), &err), 1);
+    assert_int_equal(nodes_of(NODES("[{\"node_id\":\"ab\",\"node_ip\":\"10.0.0.1\",\"state\":\"ALIVE\",\"resources_total\":{}}]"), &err),
+                     1);
     assert_true(g_offers[0].cpus_total == 0);
-    assert_int_equal(nodes_of(NODES("[{\"node_id\":\"a'; rm\",\"node_ip\":\"10.0.0.1\",\"state\":\"ALIVE\",\"resources_total\":{}}]"), &err), -1);
+    assert_int_equal(
+        nodes_of(NODES("[{\"node_id\":\"a'; rm\",\"node_ip\":\"10.0.0.1\",\"state\":\"ALIVE\",\"resources_total\":{}}]"), &err), -1);
     assert_int_equal(nodes_of(NODES("[{\"node_id\":\"ab\",\"node_ip\":7,\"state\":\"ALIVE\"}]"), &err), -1);
-    assert_int_equal(nodes_of(NODES("[{\"node_id\":\"ab\",\"node_ip\":\"x\",\"state\":\"ALIVE\",\"resources_total\":{\"CPU\":-1}}]"), &err), -1);
-    assert_int_equal(nodes_of(NODES("[{\"node_id\":\"ab\",\"node_ip\":\"x\",\"state\":\"ALIVE\",\"resources_total\":{\"CPU\":\"8\"}}]"), &err), -1);
+    assert_int_equal(nodes_of(NODES("[{\"node_id\":\"ab\",\"node_ip\":\"x\",\"state\":\"ALIVE\",\"resources_total\":{\"CPU\":-1}}]"), &err),
+                     -1);
+    assert_int_equal(
+        nodes_of(NODES("[{\"node_id\":\"ab\",\"node_ip\":\"x\",\"state\":\"ALIVE\",\"resources_total\":{\"CPU\":\"8\"}}]"), &err), -1);
     assert_int_equal(nodes_of(NODES("[1, null, []]"), &err), 0);
 }
 
@@ -108,7 +112,8 @@ static void test_status(void **state) {
     assert_int_equal(status.state, RAY_FAILED);
     assert_non_null(strstr(status.message, "could not be scheduled"));
     struct err err;
-    const char *bad[] = {"", "{}", "[]", "null", "{\"status\":\"DANCING\"}", "{\"status\":3}", "{\"status\":\"FAILED\",\"driver_exit_code\":\"x\"}"};
+    const char *bad[] = {
+        "", "{}", "[]", "null", "{\"status\":\"DANCING\"}", "{\"status\":3}", "{\"status\":\"FAILED\",\"driver_exit_code\":\"x\"}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_int_equal(cluster_ray_parse_status(bad[i], strlen(bad[i]), &status, &err), -1);
 }
@@ -194,8 +199,8 @@ static void test_tail(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nodes_and_usage), cmocka_unit_test(test_bad_nodes), cmocka_unit_test(test_status), cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_addresses),       cmocka_unit_test(test_tail),
+        cmocka_unit_test(test_nodes_and_usage), cmocka_unit_test(test_bad_nodes), cmocka_unit_test(test_status),
+        cmocka_unit_test(test_failures),        cmocka_unit_test(test_addresses), cmocka_unit_test(test_tail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

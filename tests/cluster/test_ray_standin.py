@@ -72,7 +72,13 @@ class Dashboard:
             return 200, {"version": "4", "ray_version": "2.60.0"}
         if path.startswith("/api/v0/nodes"):
             nodes = [
-                {"node_id": IDS[i], "node_ip": f"127.0.0.{i + 1}", "is_head_node": i == 0, "state": "ALIVE", "resources_total": {"CPU": self.cpus[i]}}
+                {
+                    "node_id": IDS[i],
+                    "node_ip": f"127.0.0.{i + 1}",
+                    "is_head_node": i == 0,
+                    "state": "ALIVE",
+                    "resources_total": {"CPU": self.cpus[i]},
+                }
                 for i in (0, 1)
             ]
             return 200, {"result": True, "data": {"result": {"total": 2, "result": nodes}}}
@@ -126,8 +132,12 @@ def clean_env(**more):
 def start(dashboard, *args, tp=2, pp=2, **env):
     dashboard.worker_env = {k: v for k, v in env.items() if k.startswith("SHOAL_STANDIN")}
     return subprocess.Popen(
-        [PROBE, "ray", str(tp), str(pp), "--ray-address", dashboard.url, *args], env=clean_env(**env), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        [PROBE, "ray", str(tp), str(pp), "--ray-address", dashboard.url, *args],
+        env=clean_env(**env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -232,7 +242,9 @@ def test_garbage():
 
 def test_second_job_is_refused():
     dashboard = Dashboard()
-    dashboard.on("POST", "/api/jobs/$", lambda _, body: (500, b"Traceback:\n  x\nRuntimeError: no such luck\n") if IDS[1].encode() in body else None)
+    dashboard.on(
+        "POST", "/api/jobs/$", lambda _, body: (500, b"Traceback:\n  x\nRuntimeError: no such luck\n") if IDS[1].encode() in body else None
+    )
     fails(dashboard, "node 1 (127.0.0.2)", "status 500: RuntimeError: no such luck")
     assert len(dashboard.submitted) == 1 and dashboard.stopped == dashboard.deleted == list(dashboard.jobs)
 
@@ -248,15 +260,25 @@ def test_worker_cannot_start():
 
 def test_worker_never_connects():
     dashboard = Dashboard()
-    output = fails(dashboard, "node 1 (127.0.0.2): job RUNNING on Ray, but its worker has not connected to 127.0.0.1:", "is that port reachable",
-                   args=("--timeout", "3"), SHOAL_STANDIN="mute", SHOAL_STANDIN_SLOT="1")
+    output = fails(
+        dashboard,
+        "node 1 (127.0.0.2): job RUNNING on Ray, but its worker has not connected to 127.0.0.1:",
+        "is that port reachable",
+        args=("--timeout", "3"),
+        SHOAL_STANDIN="mute",
+        SHOAL_STANDIN_SLOT="1",
+    )
     assert "node 0 (127.0.0.1): job" not in output
 
 
 def test_job_stays_pending():
     dashboard = Dashboard()
     dashboard.on("POST", "/api/jobs/$", lambda _, body: (200, {"submission_id": "x"}) if IDS[1].encode() in body else None)
-    dashboard.on("GET", "/api/jobs/.*-1$", lambda *_: (200, {"status": "STOPPED" if any(j.endswith("-1") for j in stops) else "PENDING", "message": "waiting"}))
+    dashboard.on(
+        "GET",
+        "/api/jobs/.*-1$",
+        lambda *_: (200, {"status": "STOPPED" if any(j.endswith("-1") for j in stops) else "PENDING", "message": "waiting"}),
+    )
     stops = []
     dashboard.on("POST", "/api/jobs/.*-1/stop", lambda path, _: stops.append(path.split("/")[3]) or (200, {"stopped": True}))
     fails(dashboard, "node 1 (127.0.0.2)", "is still PENDING on Ray after 3 s: are its 2 CPUs taken", args=("--timeout", "3"))
@@ -293,9 +315,12 @@ def test_dashboard_goes_deaf_and_comes_back():
 
 def test_ship_binary():
     dashboard = Dashboard()
+
     def run_unpacked(_, body):
         order = json.loads(body)
-        assert order["runtime_env"]["working_dir"].startswith("gcs://_ray_pkg_") and order["entrypoint"].startswith("exec './shoal' 'worker'")
+        assert order["runtime_env"]["working_dir"].startswith("gcs://_ray_pkg_") and order["entrypoint"].startswith(
+            "exec './shoal' 'worker'"
+        )
         folder = tempfile.mkdtemp(dir=LOGS)
         with open(os.path.join(folder, "package.zip"), "wb") as file:
             file.write(next(iter(dashboard.uploads.values())))
@@ -303,6 +328,7 @@ def test_ship_binary():
         os.chmod(os.path.join(folder, "shoal"), 0o755)  # Python's zipfile forgets modes; Ray does not (tests/nodes)
         order["entrypoint"] = f"cd {folder} && {order['entrypoint']}"
         return dashboard.submit(order)
+
     dashboard.on("POST", "/api/jobs/$", run_unpacked)
     for _ in range(2):
         probe, output = runs(dashboard, "--ship")

@@ -36,16 +36,16 @@ static const char *plan_text(int tp, int pp, int n_nodes, int threads, int n, co
         return "no";
     size_t used = 0;
     for (int i = 0; i < n_shares; i++)
-        used += (size_t)snprintf(ret + used, 512 - used, "%s%d:%d+%d*%d", i > 0 ? " " : "", shares[i].offer, shares[i].first_rank, shares[i].n_ranks,
-                                 shares[i].n_threads);
+        used += (size_t)snprintf(ret + used, 512 - used, "%s%d:%d+%d*%d", i > 0 ? " " : "", shares[i].offer, shares[i].first_rank,
+                                 shares[i].n_ranks, shares[i].n_threads);
     return ret;
 }
 
-#define assert_plan(tp, pp, n_nodes, threads, text, ...)                                                                                             \
-    do {                                                                                                                                             \
-        int free_cpus[] = {__VA_ARGS__};                                                                                                             \
-        char plan[512];                                                                                                                              \
-        assert_string_equal(plan_text(tp, pp, n_nodes, threads, sizeof free_cpus / sizeof free_cpus[0], free_cpus, plan), text);                      \
+#define assert_plan(tp, pp, n_nodes, threads, text, ...)                                                                                   \
+    do {                                                                                                                                   \
+        int free_cpus[] = {__VA_ARGS__};                                                                                                   \
+        char plan[512];                                                                                                                    \
+        assert_string_equal(plan_text(tp, pp, n_nodes, threads, sizeof free_cpus / sizeof free_cpus[0], free_cpus, plan), text);           \
     } while (0)
 
 static void test_examples(void **state) {

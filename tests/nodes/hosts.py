@@ -116,7 +116,22 @@ class Host:
         sh("ip", "-n", ns, "link", "set", "eth0", "up")
         sh("ip", "-n", ns, "link", "set", "lo", "up")
         self.init = subprocess.Popen(
-            ["ip", "netns", "exec", ns, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "--ipc", sys.executable, "-c", INIT],
+            [
+                "ip",
+                "netns",
+                "exec",
+                ns,
+                "unshare",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--uts",
+                "--ipc",
+                sys.executable,
+                "-c",
+                INIT,
+            ],
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             preexec_fn=die_with_parent,
@@ -133,10 +148,19 @@ class Host:
     def run(self, *args, check=True, env=None, timeout=60):
         """Runs a command to its end; returns the CompletedProcess (text)."""
         done = subprocess.run(
-            self.enter(args), capture_output=True, text=True, errors="replace", env=env, timeout=timeout, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+            self.enter(args),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=env,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
         )
         if check and done.returncode != 0:
-            raise HostsError(f"{self.name}: {' '.join(map(str, args))}: status {done.returncode}: {done.stderr[-2000:] or done.stdout[-2000:]}")
+            raise HostsError(
+                f"{self.name}: {' '.join(map(str, args))}: status {done.returncode}: {done.stderr[-2000:] or done.stdout[-2000:]}"
+            )
         return done
 
     def call(self, function, *args, **kwargs):
@@ -290,12 +314,30 @@ class RayCluster:
         self.env.update(RAY_USAGE_STATS_ENABLED="0", **(env or {}))
         common = ["--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats"]
         self.head.run(
-            self.ray, "start", "--head", f"--node-ip-address={self.head.ip}", "--port=6379", "--dashboard-host=0.0.0.0", "--dashboard-port=8265",
-            f"--num-cpus={cpus[0]}", f"--temp-dir={self.head.hosts.scratch}/ray", *common, env=self.env, timeout=180,
+            self.ray,
+            "start",
+            "--head",
+            f"--node-ip-address={self.head.ip}",
+            "--port=6379",
+            "--dashboard-host=0.0.0.0",
+            "--dashboard-port=8265",
+            f"--num-cpus={cpus[0]}",
+            f"--temp-dir={self.head.hosts.scratch}/ray",
+            *common,
+            env=self.env,
+            timeout=180,
         )
         for host, n_cpus in list(zip(self.hosts, cpus))[1:]:
-            host.run(self.ray, "start", f"--address={self.head.ip}:6379", f"--node-ip-address={host.ip}", f"--num-cpus={n_cpus}", *common,
-                     env=self.env, timeout=180)
+            host.run(
+                self.ray,
+                "start",
+                f"--address={self.head.ip}:6379",
+                f"--node-ip-address={host.ip}",
+                f"--num-cpus={n_cpus}",
+                *common,
+                env=self.env,
+                timeout=180,
+            )
         self.wait_ready()
 
     def get(self, path, timeout=10):

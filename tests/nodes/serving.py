@@ -23,7 +23,9 @@ class Serve:
         self.host, self.url = host, f"http://127.0.0.1:{PORT}"
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SHOAL_", "GLOO_", "HF_"))}
         clean.update(HOME=host.hosts.scratch, **(env or {}))
-        self.process = host.spawn(binary, "serve", MODEL, "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(PORT), *args, env=clean)
+        self.process = host.spawn(
+            binary, "serve", MODEL, "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(PORT), *args, env=clean
+        )
 
     def request(self, path, body=None, timeout=60):
         """(status, parsed answer or text); status 0 when there was no answer."""
@@ -75,8 +77,14 @@ class Serve:
         assert not errors, errors[0]
 
     def check_case(self, case):
-        body = {"model": "tiny", "prompt": case["prompt_token_ids"], "max_tokens": len(case["greedy_token_ids"]), "temperature": 0, "ignore_eos": True,
-                "return_token_ids": True}
+        body = {
+            "model": "tiny",
+            "prompt": case["prompt_token_ids"],
+            "max_tokens": len(case["greedy_token_ids"]),
+            "temperature": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
         status, answer = self.request("/v1/completions", body)
         assert status == 200, (status, answer, self.process.output())
         got = answer["choices"][0]["token_ids"]
@@ -116,7 +124,12 @@ def wait_gone(hosts, binary_name, timeout_s):
     """Until no process of shoal is left on any host; returns the seconds that it took."""
     begin = time.monotonic()
     while True:
-        left = [(host.name, command) for host in hosts for _, command in host.processes(binary_name) if "--driver" in command or " serve " in command]
+        left = [
+            (host.name, command)
+            for host in hosts
+            for _, command in host.processes(binary_name)
+            if "--driver" in command or " serve " in command
+        ]
         took = time.monotonic() - begin
         if not left:
             return took

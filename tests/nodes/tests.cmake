@@ -1,4 +1,5 @@
-# Real processes on hosts made of namespaces. Needs root, and Ray from PyPI, which is installed once into build/venv-ray; neither is skipped when missing.
+# Real processes on hosts made of namespaces. They need root, and Ray from PyPI, which is installed once into build/venv-ray;
+# neither is skipped when missing.
 set(NODES_VENV ${CMAKE_SOURCE_DIR}/build/venv-ray CACHE PATH "virtual environment with ray[default], made by the tests")
 add_test(NAME nodes/test_hosts COMMAND python3 ${CMAKE_CURRENT_LIST_DIR}/test_hosts.py)
 set_tests_properties(nodes/test_hosts PROPERTIES LABELS nodes TIMEOUT 120)
