@@ -91,7 +91,7 @@ class Serve:
         assert got == case["greedy_token_ids"], f"prompt {case['prompt']!r}:\n got {got}\nwant {case['greedy_token_ids']}"
 
     def start_long(self, n):
-        """n requests that last until something ends them. Returns a function that waits for them: [(status, answer, seconds since its call)]."""
+        """n requests that last until something ends them. Returns a function that waits: [(status, answer, seconds since its call)]."""
         results, threads = [None] * n, []
         body = {"model": "tiny", "prompt": "From fairest creatures", "max_tokens": 3500, "temperature": 0, "ignore_eos": True}
 
