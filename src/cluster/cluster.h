@@ -74,7 +74,7 @@ struct cluster_join_opts {
     const char *interface; /* or NULL */
     struct net_secret secret;
     const char *build;
-    int timeout_ms; /* 0: 3 s, for workers that the driver started: it listens already, and if it does not any more, it is gone */
+    int timeout_ms; /* 0: 1.5 s, for workers that the driver started: it listens already, and if it does not any more, it is gone */
 };
 /*
  * Connects (trying again while refused, until timeout_ms), proves itself, says HELLO and waits until all nodes of the launch have joined.

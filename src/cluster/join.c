@@ -16,7 +16,7 @@
 #include "net/sock.h"
 
 enum {
-    PLACED_TIMEOUT_MS = 3000,
+    PLACED_TIMEOUT_MS = 1500 /* a lost SYN is sent again after 1 s */,
     PATIENCE_MS = 1000 /* then say whom it waits for */,
     PROOF_TIMEOUT_MS = 10000,
     SEND_TIMEOUT_MS = 5000,
