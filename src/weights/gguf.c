@@ -289,9 +289,12 @@ static int take_tensor_line(struct reader *reader, struct tensor_line *line) {
 static int measure(const struct tensor_line *line, enum dtype dtype, uint64_t *ret_len_bytes, struct err *err) {
     uint64_t count = 1, cols = line->n_dims > 0 ? line->dims[0] : 1, len_bytes;
     uint64_t block_weights = (uint64_t)dtype_block_weights(dtype);
-    for (uint32_t i = 0; i < line->n_dims; i++)
+    for (uint32_t i = 0; i < line->n_dims; i++) {
+        if (line->dims[i] == 0)
+            return err_set(err, ERR_INVALID, "it has a dimension of 0");
         if (__builtin_mul_overflow(count, line->dims[i], &count) || count > INT64_MAX)
             return err_set(err, ERR_INVALID, "its shape multiplies to more than 2^63 elements");
+    }
     if (cols % block_weights != 0)
         return err_set(err, ERR_INVALID, "its rows of %llu weights are not whole blocks of %llu, as %s needs", (unsigned long long)cols,
                        (unsigned long long)block_weights, dtype_name(dtype));
