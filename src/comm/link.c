@@ -15,6 +15,7 @@
 enum {
     LONG_SPIN_NS = 50000,
     SHORT_SPIN_NS = 2000,
+    LOOK_ROUND_MS = 1000, /* how often a long sleeper looks whether a link was cut */
     XFERS_MAX = 2 * COMM_MAX_RANKS,
     /* A stream that is never interrupted must still see an abort or a deadline now and then. */
     MOVES_BETWEEN_CHECKS = 64
@@ -115,14 +116,22 @@ static int sleep_on(struct comm_world *world, struct comm_xfer *xfers, int n, in
         polls[n_polls++] =
             (struct pollfd){.fd = comm_world_link(world, xfers[i].rank, xfers[i].peer)->fd, .events = xfers[i].is_send ? POLLOUT : POLLIN};
     }
-    int left_ms = deadline_ms == NET_NO_DEADLINE ? -1 : clock_left_ms(deadline_ms);
+    int left_ms = deadline_ms == NET_NO_DEADLINE ? LOOK_ROUND_MS : clock_left_ms(deadline_ms);
     if (left_ms == 0) {
         err_set(err, ERR_TIMEOUT, "%s within %d ms", first->is_send ? "it does not read what is sent to it" : "nothing came from it",
                 world->op_timeout_ms);
         return blame(world, first, err);
     }
-    if (poll(polls, (nfds_t)n_polls, left_ms) < 0 && errno != EINTR)
+    int n_ready = poll(polls, (nfds_t)n_polls, left_ms < LOOK_ROUND_MS ? left_ms : LOOK_ROUND_MS);
+    if (n_ready < 0 && errno != EINTR)
         return err_set(err, ERR_IO, "poll: %s", strerror(errno));
+    for (int i = 0; i < n && n_ready == 0; i++) {
+        /* Those that are done too: what was sent may be on the way to a host that is gone, and the answer with it. */
+        if (net_is_cut(comm_world_link(world, xfers[i].rank, xfers[i].peer)->fd)) {
+            err_set(err, ERR_PEER, "its host no longer answers");
+            return blame(world, &xfers[i], err);
+        }
+    }
     return 0;
 }
 

@@ -26,13 +26,14 @@ enum {
     RETRY_FIRST_MS = 20,
     RETRY_LAST_MS = 500,
     /*
-     * A link that is cut without a word is noticed within about six seconds, whether bytes are in flight or not: long enough for a switch
-     * to find another way, short enough for those who wait. Kernels answer for their processes, however busy these are.
+     * A connection that is cut without a word is noticed within about six seconds: long enough for a switch to find another way, short
+     * enough for those who wait. Keepalive does it while nothing is in flight, net_is_cut otherwise. TCP_USER_TIMEOUT would not do: it
+     * also ends a connection whose other end is merely busy and leaves its receive buffer full. Kernels answer for busy processes.
      */
     KEEPALIVE_IDLE_S = 2,
     KEEPALIVE_INTERVAL_S = 1,
     KEEPALIVE_PROBES = 4,
-    UNACKED_LIMIT_MS = 6000
+    UNANSWERED_MOST = 4 /* retransmissions in a row, each after twice the time: 0.2 s at first on a near link */
 };
 
 static int set_option(int fd, int level, int name, int value) { return setsockopt(fd, level, name, &value, sizeof value); }
@@ -44,7 +45,6 @@ static void tune(int fd) {
     set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
-    set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKED_LIMIT_MS);
 }
 
 /* Waits for events on fd. 0, or -1 with ERR_TIMEOUT. Errors and hang-ups count as ready: the next call sees them. */
@@ -268,4 +268,10 @@ int net_recv_all(int fd, void *bytes, size_t len_bytes, int64_t deadline_ms, str
             return -1;
     }
     return 0;
+}
+
+bool net_is_cut(int fd) {
+    struct tcp_info info;
+    socklen_t len = sizeof info;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 && info.tcpi_unacked > 0 && info.tcpi_retransmits >= UNANSWERED_MOST;
 }

@@ -5,6 +5,7 @@
 #ifndef NET_SOCK_H
 #define NET_SOCK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -30,6 +31,11 @@ int net_send_all(int fd, const void *bytes, size_t len_bytes, int64_t deadline_m
 int net_sendv_all(int fd, struct iovec *iov, int n_iov, int64_t deadline_ms, struct err *err); /* iov is clobbered */
 /* A deadline in the past takes what is there and fails with ERR_TIMEOUT if that is not all of it. */
 int net_recv_all(int fd, void *bytes, size_t len_bytes, int64_t deadline_ms, struct err *err);
+/*
+ * Whether the other host has answered nothing for some seconds although data is on the way to it: for those who wait long. A host whose
+ * process is busy or stopped still answers. (While nothing is on the way, keepalive finds a cut by itself.)
+ */
+bool net_is_cut(int fd);
 /* Steps past the first len_bytes of an iovec array; empty entries at its front are skipped. */
 void net_iov_advance(struct iovec **iov, int *n_iov, size_t len_bytes);
 

@@ -35,6 +35,9 @@ static void test_connects(void **state) {
     assert_int_equal(net_accept(listener, clock_mono_ms() + LONG_MS, &far, &peer, &err), 0);
     assert_string_equal(peer.host, "127.0.0.1");
     for (int i = 0; i < 2; i++) {
+        /* It would end a connection whose reader is busy for long. */
+        assert_int_equal(getsockopt(i == 0 ? near : far, IPPROTO_TCP, TCP_USER_TIMEOUT, &on, &len), 0);
+        assert_int_equal(on, 0);
         assert_int_equal(getsockopt(i == 0 ? near : far, IPPROTO_TCP, TCP_NODELAY, &on, &len), 0);
         assert_int_not_equal(on, 0);
         assert_true((fcntl(i == 0 ? near : far, F_GETFD) & FD_CLOEXEC) != 0);
@@ -145,9 +148,34 @@ static void test_iface(void **state) {
     unsetenv("GLOO_SOCKET_IFNAME");
 }
 
+/* A reader that does not read for a while leaves its buffer full: the connection is no worse for it. */
+static void test_busy_reader(void **state) {
+    (void)state;
+    enum { MUCH_BYTES = 64 << 20 };
+    struct err err;
+    struct net_addr bound;
+    int listener, near, far;
+    char *much = calloc(1, MUCH_BYTES);
+    assert_int_equal(net_listen(&(struct net_addr){.host = "127.0.0.1"}, &listener, &bound, &err), 0);
+    assert_int_equal(net_connect("127.0.0.1", bound.port, clock_mono_ms() + LONG_MS, &near, &err), 0);
+    assert_int_equal(net_accept(listener, clock_mono_ms() + LONG_MS, &far, NULL, &err), 0);
+    assert_false(net_is_cut(near));
+    assert_int_equal(net_send_all(near, much, MUCH_BYTES, clock_mono_ms() + 2500, &err), -1);
+    assert_int_equal(err.code, ERR_TIMEOUT);
+    assert_false(net_is_cut(near));
+    assert_int_equal(net_recv_all(far, much, 1 << 20, clock_mono_ms() + LONG_MS, &err), 0);
+    free(much);
+    close(near);
+    close(far);
+    close(listener);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_connects), cmocka_unit_test(test_refused_until_deadline),
-                                       cmocka_unit_test(test_waits_for_listener), cmocka_unit_test(test_bad_listen),
-                                       cmocka_unit_test(test_iface)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_connects),
+                                       cmocka_unit_test(test_refused_until_deadline),
+                                       cmocka_unit_test(test_waits_for_listener),
+                                       cmocka_unit_test(test_bad_listen),
+                                       cmocka_unit_test(test_iface),
+                                       cmocka_unit_test(test_busy_reader)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
