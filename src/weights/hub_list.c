@@ -214,7 +214,11 @@ static int parse_huggingface(const json_t *info, struct hub_listing *listing, st
 static int parse_modelscope(const json_t *answer, struct hub_listing *listing, struct err *err) {
     size_t i;
     json_t *entry;
-    json_array_foreach(json_object_get(json_object_get(answer, "Data"), "Files"), i, entry) {
+    const json_t *files = json_object_get(json_object_get(answer, "Data"), "Files");
+    const char *message = json_string_value(json_object_get(answer, "Message"));
+    if (!json_is_array(files)) /* errors come with status 200, too */
+        return err_set(err, ERR_NOT_FOUND, "it holds no list of files (it says: %.200s)", message != NULL ? message : "nothing");
+    json_array_foreach(files, i, entry) {
         const char *type = json_string_value(json_object_get(entry, "Type"));
         const char *path = json_string_value(json_object_get(entry, "Path"));
         const char *hash = json_string_value(json_object_get(entry, "Sha256"));

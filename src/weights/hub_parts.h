@@ -1,10 +1,11 @@
 /*
- * The inside of the hub: what a hub says about a model (hub_list.c), which of its files are needed (hub_choose.c) and
- * how one comes over (hub_fetch.c). hub.c puts them together and owns the layout of the caches. One thread.
+ * The inside of the hub: what a hub says about a model (hub_list.c), which of its files are needed (hub_choose.c), how
+ * one comes over (hub_fetch.c) and where it is kept (hub_cache.c). hub.c puts them together. One thread.
  */
 #ifndef WEIGHTS_HUB_PARTS_H
 #define WEIGHTS_HUB_PARTS_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -81,5 +82,26 @@ int weights_hub_fetch(const struct hub_site *site, const char *commit, const str
                       struct err *err);
 /* Hash of a whole file compared with what the hub said. 0: equal; 1: different; -1: error. */
 int weights_hub_compare(const struct hub_file *file, const char *path, struct err *err);
+
+/* Where one model lives in a cache. */
+struct hub_place {
+    char root[PATH_MAX];  /* of the cache */
+    char repo[PATH_MAX];  /* of the model */
+    char locks[PATH_MAX]; /* folder of its lock files */
+    bool has_blobs;       /* Hugging Face's layout */
+};
+
+/* A path from pieces; ERR_INVALID when it is too long. */
+int weights_hub_path(char ret_path[PATH_MAX], struct err *err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/*
+ * Is what the user wants (as for weights_hub_choose) whole in this folder? Then ret_path is the folder, or the file in
+ * it that is the model.
+ */
+bool weights_hub_find_complete(const char *folder, const char *wanted, char ret_path[PATH_MAX]);
+/* The commit of a revision as the cache remembers it: "" when it does not. */
+void weights_hub_read_ref(const struct hub_place *place, const char *revision, char ret_commit[HUB_HASH_BYTES]);
+int weights_hub_write_ref(const struct hub_place *place, const char *revision, const char *commit, struct err *err);
+/* Downloads what is chosen and not there yet, weights last, and shows progress. */
+int weights_hub_bring_chosen(const struct hub_site *site, const struct hub_place *place, struct hub_listing *listing, struct err *err);
 
 #endif
