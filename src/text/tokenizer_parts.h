@@ -4,7 +4,7 @@
 
 #include "text/added.h"
 #include "text/bpe.h"
-#include "text/split.h"
+#include "text/splitter.h"
 #include "text/tokenizer.h"
 
 enum { TEXT_MAX_AFFIX = 8 };

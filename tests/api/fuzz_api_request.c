@@ -66,8 +66,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (answer.next != NULL) {
         read_stream(&answer);
     } else {
-        json_t *value = json_loadb(answer.body, answer.body_bytes, JSON_ALLOW_NUL, NULL);
-        if (value == NULL)
+        json_error_t where;
+        json_t *value = json_loadb(answer.body, answer.body_bytes, JSON_ALLOW_NUL, &where);
+        /* A token of a NUL byte as a key of top_logprobs is JSON too; jansson writes such keys but does not read them. */
+        if (value == NULL && json_error_code(&where) != json_error_null_byte_in_key)
             die("an answer that is no JSON");
         json_decref(value);
     }

@@ -1,5 +1,5 @@
-/* Cutting text into pieces; see split.h. Patterns as in the tokenizer.json files of GPT-2, Qwen2 and Llama 3. */
-#include "text/split.h"
+/* Cutting text into pieces; see splitter.h. Patterns as in the tokenizer.json files of GPT-2, Qwen2 and Llama 3. */
+#include "text/splitter.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>

@@ -2,8 +2,8 @@
  * Pre-tokenization: cuts a text into the pieces that BPE may not cross. Known patterns are matched by hand, others by PCRE2.
  * A splitter is immutable once made: any number of threads may use it at once.
  */
-#ifndef TEXT_SPLIT_H
-#define TEXT_SPLIT_H
+#ifndef TEXT_SPLITTER_H
+#define TEXT_SPLITTER_H
 
 #include <stdbool.h>
 #include <stddef.h>
