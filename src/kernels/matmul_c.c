@@ -12,12 +12,6 @@
 
 enum { ROWS = KERNELS_PANEL_ROWS };
 
-static void out_write(const struct kernels_matrix *matrix, int panel, const float acc[ROWS], float *out_row)
-{
-    int n = matrix->n_rows - panel * ROWS;
-    memcpy(out_row + (size_t)panel * ROWS, acc, (size_t)(n < ROWS ? n : ROWS) * sizeof *acc);
-}
-
 /* Column c of a panel as 16 floats. */
 static void column_read(enum dtype dtype, const uint8_t *panel, int c, float w[ROWS])
 {
@@ -60,7 +54,7 @@ static void matmul_float_c(const struct kernels_matrix *matrix, const struct ker
                 }
             }
             for (int t = 0; t < n; t++)
-                out_write(matrix, p, acc[t], out + (size_t)(t0 + t) * (size_t)out_stride);
+                panel_out_write(matrix, p, acc[t], out + (size_t)(t0 + t) * (size_t)out_stride);
         }
     }
 }
@@ -104,7 +98,7 @@ static void matmul_block_c(const struct kernels_matrix *matrix, const struct ker
                 }
             }
             for (int t = 0; t < n; t++)
-                out_write(matrix, p, acc[t], out + (size_t)(t0 + t) * (size_t)out_stride);
+                panel_out_write(matrix, p, acc[t], out + (size_t)(t0 + t) * (size_t)out_stride);
         }
     }
 }

@@ -19,8 +19,7 @@ static void scales_read(enum dtype dtype, const uint8_t *panel, int g, struct pa
 {
     memset(group->minimum, 0, sizeof group->minimum);
     int j = g % PANEL_SUPER_GROUPS;
-    int is_super = dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K;
-    const uint8_t *head = panel + (is_super ? panel_super_at(dtype, g) : panel_scales_at(dtype, g));
+    const uint8_t *head = panel + panel_head_at(dtype, g);
     for (int r = 0; r < ROWS; r++) {
         switch (dtype) {
         case DTYPE_Q4_K:

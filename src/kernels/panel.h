@@ -21,6 +21,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/dtype.h"
 #include "kernels/matrix.h"
@@ -89,6 +90,30 @@ static inline size_t panel_weights_at(enum dtype dtype, int group)
     case DTYPE_Q4_1: return g * PANEL_Q4_1_GROUP + 64;
     default: return panel_super_at(dtype, group) + PANEL_K_HEAD + g % PANEL_SUPER_GROUPS * panel_super_group_bytes(dtype);
     }
+}
+
+static inline int panel_is_super(enum dtype dtype)
+{
+    return dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K;
+}
+
+/* Formats with a value subtracted after scaling. */
+static inline int panel_has_minima(enum dtype dtype)
+{
+    return dtype == DTYPE_Q4_1 || dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K;
+}
+
+/* Where the scales of group g begin: its own, or those of its superblock. */
+static inline size_t panel_head_at(enum dtype dtype, int group)
+{
+    return panel_is_super(dtype) ? panel_super_at(dtype, group) : panel_scales_at(dtype, group);
+}
+
+/* Writes the 16 sums of a panel to their place in an output row, cut at the last row. */
+static inline void panel_out_write(const struct kernels_matrix *matrix, int panel, const float *sums, float *out_row)
+{
+    int n = matrix->n_rows - panel * KERNELS_PANEL_ROWS;
+    memcpy(out_row + (size_t)panel * KERNELS_PANEL_ROWS, sums, (size_t)(n < KERNELS_PANEL_ROWS ? n : KERNELS_PANEL_ROWS) * sizeof *sums);
 }
 
 /*

@@ -123,7 +123,7 @@ void check_simde_fill(enum kernels_isa isa, struct kernels_ops *ops);
 
 const char *check_level(int level, enum kernels_isa *ret_isa)
 {
-    enum kernels_isa isa = (enum kernels_isa)(KERNELS_ISA_AVX2 + level);
+    enum kernels_isa isa = (enum kernels_isa)(KERNELS_ISA_AVX512 + level);
     if (isa >= KERNELS_ISA_COUNT)
         return NULL;
     kernels_setup(KERNELS_ISA_C);

@@ -6,7 +6,12 @@ enum kernels_isa kernels_x86_detect(void)
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
         return KERNELS_ISA_C;
-    return KERNELS_ISA_AVX2;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
+        !__builtin_cpu_supports("avx512dq"))
+        return KERNELS_ISA_AVX2;
+    if (!__builtin_cpu_supports("avx512vnni"))
+        return KERNELS_ISA_AVX512;
+    return __builtin_cpu_supports("avx512bf16") ? KERNELS_ISA_AVX512_BF16 : KERNELS_ISA_AVX512_VNNI;
 }
 
 void kernels_x86_fill(enum kernels_isa isa, struct kernels_ops *ops)
@@ -17,4 +22,12 @@ void kernels_x86_fill(enum kernels_isa isa, struct kernels_ops *ops)
         kernels_x86_fill_vector_avx2(ops);
         kernels_x86_fill_attention_avx2(ops);
     }
+    if (isa >= KERNELS_ISA_AVX512) {
+        kernels_x86_fill_matmul_float_avx512(ops);
+        kernels_x86_fill_matmul_block_avx512(ops);
+    }
+    if (isa >= KERNELS_ISA_AVX512_VNNI)
+        kernels_x86_fill_matmul_block_avx512_vnni(ops);
+    if (isa >= KERNELS_ISA_AVX512_BF16)
+        kernels_x86_fill_matmul_bf16_avx512_bf16(ops);
 }

@@ -5,19 +5,30 @@
 #ifndef KERNELS_X86_INTRIN_H
 #define KERNELS_X86_INTRIN_H
 
-#ifdef KERNELS_SIMDE
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
-#include <simde/x86/f16c.h>
-#include <simde/x86/fma.h>
-#else
-#include <immintrin.h>
-#endif
-
 #include <stdint.h>
 #include <string.h>
 
 #define KERNELS_INLINE static inline __attribute__((always_inline))
+
+#ifdef KERNELS_SIMDE
+#include "kernels/x86/intrin_simde.h"
+#else
+#include <immintrin.h>
+#ifdef __AVX512BF16__
+/* sum + the products of two BF16 columns in each lane. */
+KERNELS_INLINE __m512 bf16_dot(__m512 sum, __m512i a, __m512i b)
+{
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+/* 16 floats to BF16, round to nearest even. */
+KERNELS_INLINE void bf16_store(uint16_t *out, __m512 x)
+{
+    __m256bh rounded = _mm512_cvtneps_pbh(x);
+    memcpy(out, &rounded, sizeof rounded);
+}
+#endif
+#endif
 
 /*
  * Before a loop with a constant count: arrays of vectors become registers only if every loop over them is unrolled,

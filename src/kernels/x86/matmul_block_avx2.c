@@ -29,16 +29,6 @@ struct scratch_block {
 
 _Static_assert(sizeof(struct scratch_block) <= KERNELS_SCRATCH_BYTES, "scratch");
 
-KERNELS_INLINE int is_super(enum dtype dtype)
-{
-    return dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K;
-}
-
-KERNELS_INLINE int has_minima(enum dtype dtype)
-{
-    return dtype == DTYPE_Q4_1 || dtype == DTYPE_Q4_K || dtype == DTYPE_Q5_K;
-}
-
 /* Scales of one group for 16 rows in registers; [half group][rows 8h…]. */
 struct group_scales {
     __m256 scale[2][2];
@@ -72,7 +62,7 @@ KERNELS_INLINE void scales_load(enum dtype dtype, const uint8_t *head, int g, st
         if (dtype == DTYPE_Q6_K) {
             ret->scale[0][h] = i8_scales_load(scales + 16 * (2 * j), d);
             ret->scale[1][h] = i8_scales_load(scales + 16 * (2 * j + 1), d);
-        } else if (is_super(dtype)) {
+        } else if (panel_is_super(dtype)) {
             ret->scale[0][h] = u8_scales_load(scales + 16 * j, d);
             ret->minimum[h] = u8_scales_load(scales + 128 + 16 * j, halves_load(head + 32 + 16 * h));
         } else {
@@ -186,7 +176,7 @@ KERNELS_INLINE void dots_finish(enum dtype dtype, const __m256i dots[2][2], cons
             if (offset)
                 dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(offset * sum));
             acc[h] = scaled_add(acc[h], dot, qs, scales->scale[side][h]);
-            if (has_minima(dtype))
+            if (panel_has_minima(dtype))
                 acc[h] = _mm256_fnmadd_ps(_mm256_set1_ps(q_scale * (float)sum), scales->minimum[h], acc[h]);
         }
     }
@@ -195,13 +185,6 @@ KERNELS_INLINE void dots_finish(enum dtype dtype, const __m256i dots[2][2], cons
 KERNELS_INLINE __m256i q_load(const int8_t *q)
 {
     return _mm256_set1_epi32(word_load(q));
-}
-
-/* Writes 16 sums to the output row, cut at the last row. */
-KERNELS_INLINE void out_write(const struct kernels_matrix *matrix, int panel, const float *acc, float *out_row)
-{
-    int n = matrix->n_rows - panel * ROWS;
-    memcpy(out_row + (size_t)panel * ROWS, acc, (size_t)(n < ROWS ? n : ROWS) * sizeof *acc);
 }
 
 /*
@@ -239,7 +222,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
                 }
             }
             struct group_scales scales;
-            scales_load(dtype, panel + (is_super(dtype) ? panel_super_at(dtype, (int)g) : panel_scales_at(dtype, (int)g)), (int)g,
+            scales_load(dtype, panel + panel_head_at(dtype, (int)g), (int)g,
                         &scales);
             for (int t = 0; t < n; t++) {
                 size_t at = (first + (size_t)t) * n_groups + g;
@@ -255,7 +238,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
         float sums[ROWS];
         _mm256_storeu_ps(sums, acc[i][0]);
         _mm256_storeu_ps(sums + 8, acc[i][1]);
-        out_write(matrix, first_panel + i % n_panels, sums, out + (first + (size_t)(i / n_panels)) * out_stride);
+        panel_out_write(matrix, first_panel + i % n_panels, sums, out + (first + (size_t)(i / n_panels)) * out_stride);
     }
 }
 
@@ -265,12 +248,12 @@ KERNELS_INLINE void unpack(enum dtype dtype, const uint8_t *panel, size_t begin,
     for (size_t i = 0; i < n; i++) {
         int g = (int)(begin + i);
         struct group_scales scales;
-        scales_load(dtype, panel + (is_super(dtype) ? panel_super_at(dtype, g) : panel_scales_at(dtype, g)), g, &scales);
+        scales_load(dtype, panel + panel_head_at(dtype, g), g, &scales);
         for (int h = 0; h < 2; h++) {
             _mm256_store_ps(&scratch->scales[i][0][8 * h], scales.scale[0][h]);
             if (dtype == DTYPE_Q6_K)
                 _mm256_store_ps(&scratch->scales[i][1][8 * h], scales.scale[1][h]);
-            if (has_minima(dtype))
+            if (panel_has_minima(dtype))
                 _mm256_store_ps(&scratch->minima[i][8 * h], scales.minimum[h]);
         }
         if (dtype == DTYPE_Q8_0)
@@ -349,7 +332,7 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
             scales.scale[0][h] = _mm256_load_ps(&scratch->scales[i][0][8 * h]);
             if (dtype == DTYPE_Q6_K)
                 scales.scale[1][h] = _mm256_load_ps(&scratch->scales[i][1][8 * h]);
-            if (has_minima(dtype))
+            if (panel_has_minima(dtype))
                 scales.minimum[h] = _mm256_load_ps(&scratch->minima[i][8 * h]);
         }
         for (int t = 0; t < n; t++) {
@@ -388,7 +371,7 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
             tile(dtype, 1, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]);
     }
     for (int t = 0; t < n; t++)
-        out_write(matrix, p, scratch->acc[t], out + (token + (size_t)t) * out_stride);
+        panel_out_write(matrix, p, scratch->acc[t], out + (token + (size_t)t) * out_stride);
 }
 
 /* Tokens at once in `few`, and up to how many tokens it is repeated: unpacking again then costs less than scratch. */

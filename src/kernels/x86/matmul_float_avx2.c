@@ -31,13 +31,6 @@ KERNELS_INLINE __m256 weights_load(enum dtype dtype, const uint8_t *panel, int c
     return _mm256_castsi256_ps(c % 2 ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)) : _mm256_slli_epi32(pairs, 16));
 }
 
-/* Writes 16 sums to the output row, cut at the last row. */
-KERNELS_INLINE void out_write(const struct kernels_matrix *matrix, int panel, const float *acc, float *out_row)
-{
-    int n = matrix->n_rows - panel * ROWS;
-    memcpy(out_row + (size_t)panel * ROWS, acc, (size_t)(n < ROWS ? n : ROWS) * sizeof *acc);
-}
-
 /* One column of n_panels panels times n tokens. acc[token][panel][h]. */
 KERNELS_INLINE void column_add(enum dtype dtype, int n_panels, int n, const uint8_t *panel, size_t panel_bytes, int c, const float *x,
                                size_t stride, __m256 (*acc)[4][2])
@@ -77,7 +70,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
             float sums[ROWS];
             _mm256_storeu_ps(sums, acc[t][p][0]);
             _mm256_storeu_ps(sums + 8, acc[t][p][1]);
-            out_write(matrix, first_panel + p, sums, out + (size_t)t * out_stride);
+            panel_out_write(matrix, first_panel + p, sums, out + (size_t)t * out_stride);
         }
     }
 }
@@ -128,7 +121,7 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
         }
     }
     for (int t = 0; t < n_tokens; t++)
-        out_write(matrix, p, scratch->acc[t], out + (size_t)t * out_stride);
+        panel_out_write(matrix, p, scratch->acc[t], out + (size_t)t * out_stride);
 }
 
 KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out,

@@ -17,4 +17,9 @@ void kernels_x86_fill_matmul_block_avx2(struct kernels_ops *ops);
 void kernels_x86_fill_vector_avx2(struct kernels_ops *ops);
 void kernels_x86_fill_attention_avx2(struct kernels_ops *ops);
 
+void kernels_x86_fill_matmul_float_avx512(struct kernels_ops *ops);
+void kernels_x86_fill_matmul_block_avx512(struct kernels_ops *ops);
+void kernels_x86_fill_matmul_block_avx512_vnni(struct kernels_ops *ops);
+void kernels_x86_fill_matmul_bf16_avx512_bf16(struct kernels_ops *ops);
+
 #endif
