@@ -13,8 +13,7 @@ target_compile_definitions(test_kernels_matmul_simde PRIVATE CHECK_SIMDE KERNELS
   kernels_x86_fill_matmul_block_avx512=check_fill_matmul_block_avx512
   kernels_x86_fill_matmul_block_avx512_vnni=check_fill_matmul_block_avx512_vnni
   kernels_x86_fill_matmul_bf16_avx512_bf16=check_fill_matmul_bf16_avx512_bf16)
-# At -O3 the compiler works for many minutes on what SIMDe makes of the intrinsics.
-target_compile_options(test_kernels_matmul_simde PRIVATE -Wno-psabi -O1)
+target_compile_options(test_kernels_matmul_simde PRIVATE -Wno-psabi)
 target_include_directories(test_kernels_matmul_simde PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(test_kernels_matmul_simde PRIVATE shoal_kernels PkgConfig::CMOCKA)
 add_test(NAME kernels/test_kernels_matmul_simde COMMAND test_kernels_matmul_simde)

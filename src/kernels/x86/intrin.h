@@ -8,7 +8,15 @@
 #include <stdint.h>
 #include <string.h>
 
+/*
+ * The kernels are written once for all formats, with the format and the counts as arguments that are constants where
+ * they are inlined. SIMDe's functions are long: there the compiler would work for minutes on all the copies.
+ */
+#ifdef KERNELS_SIMDE
+#define KERNELS_INLINE static inline
+#else
 #define KERNELS_INLINE static inline __attribute__((always_inline))
+#endif
 
 #ifdef KERNELS_SIMDE
 #include "kernels/x86/intrin_simde.h"
@@ -34,7 +42,9 @@ KERNELS_INLINE void bf16_store(uint16_t *out, __m512 x)
  * Before a loop with a constant count: arrays of vectors become registers only if every loop over them is unrolled,
  * and a loop that calls something else is not by itself.
  */
-#ifdef __clang__
+#ifdef KERNELS_SIMDE
+#define KERNELS_UNROLL
+#elif defined(__clang__)
 #define KERNELS_UNROLL _Pragma("unroll")
 #else
 #define KERNELS_UNROLL _Pragma("GCC unroll 16")

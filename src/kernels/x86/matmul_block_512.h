@@ -44,6 +44,7 @@ KERNELS_INLINE void scales_load(enum dtype dtype, const uint8_t *head, int g, st
     __m512 d = halves_load(head);
     const uint8_t *scales = head + 64;
     int j = g % PANEL_SUPER_GROUPS;
+    ret->minimum = _mm512_setzero_ps();
     if (dtype == DTYPE_Q6_K) {
         ret->scale[0] = i8_scales_load(scales + 16 * (2 * j), d);
         ret->scale[1] = i8_scales_load(scales + 16 * (2 * j + 1), d);
