@@ -276,9 +276,7 @@ static int check_tool_choice_served(const json_t *body, struct api_error *error)
 
 int api_chat_render(const struct api *api, const json_t *body, char **ret_text, size_t *ret_bytes, struct api_error *error) {
     const json_t *messages = json_object_get(body, "messages");
-    const char *source = json_string_value(json_object_get(body, "chat_template"));
     const struct text_template *tmpl = api->opts.chat_template;
-    struct text_template *own = NULL;
     struct err err = {0};
     struct buf text;
     int status = -1;
@@ -286,7 +284,11 @@ int api_chat_render(const struct api *api, const json_t *body, char **ret_text, 
         return api_fail(error, 400, NULL, NULL, "Cannot apply chat template to an empty conversation. Provide at least one message.");
     if (check_tool_choice_served(body, error) != 0)
         return -1;
-    if (source == NULL && tmpl == NULL)
+    /* A template is a program: only those that whoever runs the server chose are run. */
+    if (json_is_string(json_object_get(body, "chat_template")))
+        return api_fail(error, 400, NULL, "chat_template",
+                        "Chat template is passed with request, but templates of requests are not trusted; start the server with --chat-template.");
+    if (tmpl == NULL)
         return api_fail(
             error, 400, NULL, NULL,
             "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the tokenizer "
@@ -296,13 +298,6 @@ int api_chat_render(const struct api *api, const json_t *body, char **ret_text, 
         return -1;
     json_t *variables = make_variables(api, body, plain);
     buf_init(&text, RENDERED_LIMIT_BYTES);
-    if (source != NULL) {
-        if (text_template_compile(source, strlen(source), &own, &err) != 0) {
-            api_fail(error, 400, NULL, "chat_template", "chat_template: %s", err.msg);
-            goto finish_text;
-        }
-        tmpl = own;
-    }
     if (variables == NULL || text_template_render(tmpl, variables, &text, &err) != 0) {
         bool is_theirs = err.code == ERR_INVALID || err.code == ERR_LIMIT || err.code == ERR_UNSUPPORTED;
         api_fail(error, is_theirs ? 400 : 500, is_theirs ? NULL : "InternalServerError", NULL, "%s", err.msg);
@@ -315,7 +310,6 @@ int api_chat_render(const struct api *api, const json_t *body, char **ret_text, 
     status = *ret_text == NULL ? api_fail_memory(error) : 0;
 finish_text:
     buf_finish(&text);
-    text_template_destroy(own);
     json_decref(variables);
     json_decref(plain);
     return status;

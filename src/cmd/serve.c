@@ -36,7 +36,7 @@ enum {
     FAILED_LINGER_MS = 2000,     /* how long a broken launch still answers /health with 503 */
     WATCH_GAP_MS = 1000,
     MAX_CONNECTIONS = 4096,
-    BODY_LIMIT = 64 << 20
+    BODY_LIMIT = 16 << 20
 };
 
 /* Everything that is alive while serving, in the order in which it is made. */
@@ -50,6 +50,7 @@ struct server {
     struct api *api;
     struct http_server *http;
     int max_model_len, max_seqs, max_step_tokens;
+    const char *default_names[1], *default_keys[2]; /* what the API is called and asks for when no flag says; NULL-terminated keys */
 };
 
 static atomic_int g_signal; /* the signal that asked to stop, 0 while there is none */
@@ -132,6 +133,11 @@ static int launch_timeout_s(const struct options *o) {
     return o->distributed_timeout_s > 0 ? (int)o->distributed_timeout_s : DEFAULT_LAUNCH_TIMEOUT_S;
 }
 
+static bool was_asked_to_stop(void *ctx) {
+    (void)ctx;
+    return atomic_load(&g_signal) != 0;
+}
+
 static int start_cluster(struct server *s, struct err *err) {
     const struct options *o = &s->options;
     struct cluster_opts opts = {.backend = backend_of(o),
@@ -147,7 +153,8 @@ static int start_cluster(struct server *s, struct err *err) {
                                 .n_nodes = (int)o->nnodes,
                                 .threads_per_rank = (int)o->threads,
                                 .master_addr = o->master_addr,
-                                .master_port = (uint16_t)o->master_port};
+                                .master_port = (uint16_t)o->master_port,
+                                .is_cancelled = was_asked_to_stop};
     return cluster_start(&opts, &s->cluster, err);
 }
 
@@ -244,11 +251,12 @@ static int start_engine(struct server *s, struct err *err) {
 
 static int start_http(struct server *s, struct err *err) {
     const struct options *o = &s->options;
-    const char *const as_typed[] = {o->model};
+    s->default_names[0] = o->model;
+    s->default_keys[0] = getenv("VLLM_API_KEY");
     struct api_opts api = {.engine = s->engine,
                            .tokenizer = s->files.tokenizer,
                            .chat_template = s->files.chat_template,
-                           .served_names = o->served_model_name.n > 0 ? o->served_model_name.items : as_typed,
+                           .served_names = o->served_model_name.n > 0 ? o->served_model_name.items : s->default_names,
                            .n_served_names = o->served_model_name.n > 0 ? o->served_model_name.n : 1,
                            .model_root = o->model,
                            .max_model_len = s->max_model_len,
@@ -257,7 +265,7 @@ static int start_http(struct server *s, struct err *err) {
                            .eos = s->files.config.eos,
                            .n_eos = s->files.config.n_eos,
                            .generation_defaults = s->files.generation_defaults,
-                           .api_keys = o->api_key.n > 0 ? o->api_key.items : NULL,
+                           .api_keys = o->api_key.n > 0 ? o->api_key.items : s->default_keys,
                            .response_role = o->response_role,
                            .version = SHOAL_VERSION,
                            .log_requests = o->enable_log_requests,
@@ -285,7 +293,7 @@ static void announce(const struct server *s) {
     const char *name = o->served_model_name.n > 0 ? o->served_model_name.items[0] : o->model;
     const char *scheme = o->ssl_certfile != NULL ? "https" : "http";
     bool is_everywhere = o->host == NULL || strcmp(o->host, "0.0.0.0") == 0 || strcmp(o->host, "::") == 0;
-    if (is_everywhere && o->api_key.n == 0 && o->uds == NULL)
+    if (is_everywhere && o->api_key.n == 0 && getenv("VLLM_API_KEY") == NULL && o->uds == NULL)
         log_warning("The API answers everybody who reaches this host: set --api-key, or --host 127.0.0.1");
     if (o->uds != NULL) {
         log_info("Serving '%s' on the unix socket %s", name, o->uds);

@@ -234,8 +234,11 @@ static struct jinja_value eval_slice(struct jinja_run *run, const struct jinja_n
     jinja_iterate(&run->arena, &of, &items);
     result = jinja_new_list(&run->arena);
     result.is_tuple = of.is_tuple;
-    for (int64_t i = begin; (is_down ? i > end : i < end) && i < items->n; i += by.integer)
+    for (int64_t i = begin; (is_down ? i > end : i < end) && i < items->n;) {
         jinja_list_add(&run->arena, result.list, items->items[i]);
+        if (__builtin_add_overflow(i, by.integer, &i))
+            break;
+    }
     if (of.type == JINJA_LIST)
         return result;
     struct buf text = jinja_new_buf(run);
@@ -367,7 +370,8 @@ struct jinja_value jinja_binary(struct jinja_run *run, const struct jinja_string
         struct jinja_string name = {"format", 6};
         if (b->type == JINJA_LIST && b->is_tuple) {
             args.n_positional = b->list->n < JINJA_MAX_ARGS ? b->list->n : JINJA_MAX_ARGS;
-            memcpy(args.positional, b->list->items, (size_t)args.n_positional * sizeof args.positional[0]);
+            for (int i = 0; i < args.n_positional; i++)
+                args.positional[i] = b->list->items[i];
         }
         return jinja_filter(run, &name, a, &args);
     }

@@ -145,7 +145,7 @@ static size_t unescape(const char *at, const char *end, char *out) {
                 cp = cp * 8 + (uint32_t)(*at++ - '0');
             out += utf8_encode(cp, out);
         } else if (digits > 0 && hex_escape(at + 2, end, digits, &cp) > 0 && cp < 0x110000) {
-            out += utf8_encode(cp, out);
+            out += utf8_encode(cp >= 0xd800 && cp < 0xe000 ? 0xfffd : cp, out); /* half a pair is no character */
             at += 2 + digits;
         } else {
             *out++ = *at++;

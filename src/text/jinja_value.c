@@ -185,7 +185,10 @@ bool jinja_truth(const struct jinja_value *value) {
 
 static int64_t whole(const struct jinja_value *value) { return value->type == JINJA_BOOL ? value->boolean : value->integer; }
 
-bool jinja_equal(const struct jinja_value *a, const struct jinja_value *b) {
+/* Values that are nested deeper than anything sane count as different. */
+static bool equal_at(const struct jinja_value *a, const struct jinja_value *b, int depth) {
+    if (depth > MAX_DEPTH)
+        return false;
     if (jinja_is_number(a) && jinja_is_number(b))
         return a->type != JINJA_FLOAT && b->type != JINJA_FLOAT ? whole(a) == whole(b) : jinja_number(a) == jinja_number(b);
     if (a->type != b->type)
@@ -196,7 +199,7 @@ bool jinja_equal(const struct jinja_value *a, const struct jinja_value *b) {
         if (a->list->n != b->list->n || a->is_tuple != b->is_tuple)
             return false;
         for (int i = 0; i < a->list->n; i++)
-            if (!jinja_equal(&a->list->items[i], &b->list->items[i]))
+            if (!equal_at(&a->list->items[i], &b->list->items[i], depth + 1))
                 return false;
         return true;
     case JINJA_DICT:
@@ -204,7 +207,7 @@ bool jinja_equal(const struct jinja_value *a, const struct jinja_value *b) {
             return false;
         for (int i = 0; i < a->dict->n; i++) {
             const struct jinja_value *other = find(b->dict, &a->dict->keys[i]);
-            if (other == NULL || !jinja_equal(&a->dict->values[i], other))
+            if (other == NULL || !equal_at(&a->dict->values[i], other, depth + 1))
                 return false;
         }
         return true;
@@ -215,8 +218,12 @@ bool jinja_equal(const struct jinja_value *a, const struct jinja_value *b) {
     }
 }
 
-int jinja_compare(const struct jinja_value *a, const struct jinja_value *b, bool *ret_ok) {
-    *ret_ok = true;
+bool jinja_equal(const struct jinja_value *a, const struct jinja_value *b) { return equal_at(a, b, 0); }
+
+static int compare_at(const struct jinja_value *a, const struct jinja_value *b, bool *ret_ok, int depth) {
+    *ret_ok = depth <= MAX_DEPTH;
+    if (!*ret_ok)
+        return 0;
     if (jinja_is_number(a) && jinja_is_number(b)) {
         double x = jinja_number(a), y = jinja_number(b);
         return x < y ? -1 : x > y;
@@ -229,12 +236,14 @@ int jinja_compare(const struct jinja_value *a, const struct jinja_value *b, bool
     if (a->type == JINJA_LIST && b->type == JINJA_LIST && a->is_tuple == b->is_tuple) {
         for (int i = 0; i < a->list->n && i < b->list->n; i++)
             if (!jinja_equal(&a->list->items[i], &b->list->items[i]))
-                return jinja_compare(&a->list->items[i], &b->list->items[i], ret_ok);
+                return compare_at(&a->list->items[i], &b->list->items[i], ret_ok, depth + 1);
         return a->list->n < b->list->n ? -1 : a->list->n > b->list->n;
     }
     *ret_ok = false;
     return 0;
 }
+
+int jinja_compare(const struct jinja_value *a, const struct jinja_value *b, bool *ret_ok) { return compare_at(a, b, ret_ok, 0); }
 
 const char *jinja_type_name(const struct jinja_value *value) {
     static const char *const names[] = {"Undefined", "NoneType", "bool", "int", "float", "str", "list", "dict", "Namespace", "LoopContext", "Macro", "function", "method"};

@@ -394,13 +394,7 @@ static void test_chat(void **unused) {
     assert_string_equal(text_of(answer, "prompt_text"), "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\nAll is ");
     assert_memory_equal(text_of(json_object_get(choice_of(answer, 0), "message"), "content"), "All is fi", 9);
     json_decref(answer);
-    answer = ask("/v1/chat/completions",
-                 "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,\"chat_template\":\"T {{ messages[0].content }}\","
-                 "\"return_prompt_text\":true}",
-                 200);
-    assert_string_equal(text_of(answer, "prompt_text"), "T x");
-    json_decref(answer);
-    json_decref(ask("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"chat_template\":\"{% if %}\"}", 400));
+    json_decref(ask("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"chat_template\":\"a program\"}", 400));
     answer = ask("/v1/chat/completions",
                  "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"x\"}}]}]}", 400);
     assert_string_equal(message_of(answer), "At most 0 image(s) may be provided in one prompt.");
