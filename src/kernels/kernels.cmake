@@ -12,6 +12,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     # GCC turns chains of integer additions into trees, keeps all products alive for them and spills: half the speed.
     string(APPEND flags_avx2 " -fno-tree-reassoc -fno-tree-ter")
   endif()
+  if(SHOAL_SANITIZE OR CMAKE_BUILD_TYPE STREQUAL "Debug")
+    # Shift counts must become constants, so not -O0; and with sanitizers -O3 takes minutes for the inlined copies.
+    string(APPEND flags_avx2 " -O1")
+  endif()
   set(flags_avx512 "${flags_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512")
   set_source_files_properties(${kernels_avx2} PROPERTIES COMPILE_FLAGS "${flags_avx2}")
   set_source_files_properties(${kernels_avx512} PROPERTIES COMPILE_FLAGS "${flags_avx512}")

@@ -4,11 +4,6 @@ foreach(name test_kernels_matmul test_kernels_vector test_kernels_attention)
   target_sources(${name} PRIVATE ${kernels_tests}/check.c)
 endforeach()
 
-# Not under sanitizers, which make a compile of minutes of what SIMDe makes of the intrinsics.
-if(SHOAL_SANITIZE)
-  return()
-endif()
-
 # The AVX-512 files once more with SIMDe instead of intrinsics, so that they are checked on any CPU. Their fill functions
 # get other names, because the library already holds the real ones.
 file(GLOB kernels_avx512 CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/x86/*_avx512*.c)
