@@ -61,16 +61,17 @@ def main():
         w.add_expert_count(n_experts)
         w.add_expert_used_count(c["num_experts_per_tok"])
         w.add_expert_feed_forward_length(c["moe_intermediate_size"])
-    # A vocabulary that both engines accept: the 256 byte tokens, then fillers.
+    # A vocabulary that both engines accept: the 256 byte tokens, the one merge's sum, an end of text, then fillers.
     byte_chars = [chr(b) if 33 <= b < 127 or 161 <= b < 173 or b >= 174 else None for b in range(256)]
     spare = iter(range(256, 512))
-    tokens = [t if t else chr(next(spare)) for t in byte_chars] + [f"<|filler {i}|>" for i in range(256, vocab)]
+    tokens = [t if t else chr(next(spare)) for t in byte_chars]
+    tokens += [tokens[65] + tokens[66], "<|endoftext|>"] + [f"filler{i}" for i in range(258, vocab)]
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("qwen2")
     w.add_token_list(tokens)
-    w.add_token_types([1] * 256 + [3] * (vocab - 256))
+    w.add_token_types([3 if i == 257 else 1 for i in range(vocab)])
     w.add_token_merges([f"{tokens[65]} {tokens[66]}"])
-    w.add_eos_token_id(256)
+    w.add_eos_token_id(257)
 
     rng = numpy.random.default_rng(1)
 

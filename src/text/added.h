@@ -10,7 +10,7 @@
 
 #include "base/err.h"
 
-enum { TEXT_MAX_ADDED = 1 << 16 };
+enum { TEXT_MAX_ADDED = 1 << 21 }; /* as many as a vocabulary may have */
 
 struct text_added_token {
     char *text; /* owned */

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The same ids as Hugging Face's tokenizers over a corpus of mixed text.
-usage: diff_tokenizer.py ENCODE_PROGRAM MIN_MB TOKENIZER.json|MODEL.gguf…   (in a Python with tokenizers, and gguf for GGUF files)
+usage: diff_tokenizer.py ENCODE_PROGRAM MIN_MB QWEN3_TOKENIZER.json OTHER_TOKENIZER.json|MODEL.gguf…   (in a Python with tokenizers, and gguf for GGUF files)
 The corpus is made here, the same every time: Python's own library, text of all planes, marks, digits, blanks, broken UTF-8."""
 import pathlib
 import random
@@ -131,10 +131,22 @@ def compare(program, path, documents):
     return n_wrong
 
 
+def compare_cases(program, path):
+    """The 47 cases of Qwen2's splitter that stand in tests/data."""
+    data = pathlib.Path(__file__).resolve().parent.parent / "data"
+    texts = (data / "ggml-vocab-qwen2.gguf.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
+    wanted = [[int(i) for i in line.split()] for line in (data / "ggml-vocab-qwen2.gguf.out").read_text().split("\n")]
+    answers, _ = run(program, path, [t.encode() for t in texts])
+    wrong = [t for t, a, w in zip(texts, answers, wanted) if a != w]
+    print(f"{len(texts)} recorded cases, {len(wrong)} differ {wrong[:3]}")
+    return len(wrong) + (len(texts) != len(wanted))
+
+
 def main():
     program, min_mb, paths = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
     documents = corpus(int(min_mb * 1e6))
-    return 1 if sum(compare(program, p, documents) for p in paths) else 0
+    n_wrong = sum(compare(program, p, documents) for p in paths) + compare_cases(program, paths[0])
+    return 1 if n_wrong else 0
 
 
 sys.exit(main())

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Decode of one sequence on one node of one core, and on two such nodes with --tensor-parallel-size 2 over a veth link, in alternating rounds.
+usage: two_nodes.py SHOAL MODEL.gguf [ROUNDS] [TOKENS]     needs root (network namespaces) and two cores"""
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "nodes"))
+import hosts as namespaces  # noqa: E402
+
+PORT = 8000
+
+
+def decode_rate(n_tokens):
+    """Tokens per second between the first and the last token of a stream."""
+    body = {"model": "m", "prompt": list(range(300, 316)), "max_tokens": n_tokens, "temperature": 0, "ignore_eos": True, "stream": True}
+    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    times = []
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        for line in answer:
+            if line.startswith(b"data: {"):
+                times.append(time.monotonic())
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def serve(host, core, shoal, model, *args):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SHOAL_", "RAY_"))}
+    env.update(HOME=host.hosts.scratch, SHOAL_LAUNCH_SECRET="a" * 64)
+    return host.spawn("taskset", "-c", str(core), shoal, "serve", model, "--served-model-name", "m", "--host", "127.0.0.1", "--port", str(PORT),
+                      "--threads", "1", "--max-model-len", "1024", "--max-num-seqs", "4", *args, env=env)
+
+
+def wait_ready(host, process):
+    def ask():
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=5).status
+        except OSError:
+            return 0
+
+    for _ in range(600):
+        if not process.running():
+            raise SystemExit(process.output())
+        if host.call(ask) == 200:
+            return
+        time.sleep(0.1)
+    raise SystemExit("the server is not ready after 60 s:\n" + process.output())
+
+
+def measure(host, processes, n_tokens):
+    wait_ready(host, processes[0])
+    host.call(decode_rate, 8)
+    rate = host.call(decode_rate, n_tokens)
+    for process in processes:
+        process.kill(15)
+    for process in processes:
+        process.wait(10)
+    return rate
+
+
+def main():
+    shoal, model = (os.path.abspath(p) for p in sys.argv[1:3])
+    rounds, n_tokens = (int(a) for a in (sys.argv[3:] + ["3", "128"][len(sys.argv[3:]):]))
+    ones, twos = [], []
+    with tempfile.TemporaryDirectory() as logs, namespaces.Hosts(2, logs) as hosts:
+        for _ in range(rounds):
+            ones.append(measure(hosts[0], [serve(hosts[0], 0, shoal, model)], n_tokens))
+            split = ["--tensor-parallel-size", "2", "--nnodes", "2", "--master-addr", hosts[0].ip, "--node-rank"]
+            pair = [serve(hosts[0], 0, shoal, model, *split, "0"), serve(hosts[1], 1, shoal, model, *split, "1", "--headless")]
+            twos.append(measure(hosts[0], pair, n_tokens))
+            print(f"one node {ones[-1]:.1f} tok/s, two nodes {twos[-1]:.1f} tok/s, ratio {twos[-1] / ones[-1]:.2f}", flush=True)
+    ratio = statistics.median(t / o for o, t in zip(ones, twos))
+    print(f"medians: one node {statistics.median(ones):.1f} tok/s, two nodes {statistics.median(twos):.1f} tok/s, ratio {ratio:.2f}")
+
+
+main()
