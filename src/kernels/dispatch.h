@@ -7,7 +7,14 @@
 
 #include "base/err.h"
 
-enum kernels_isa { KERNELS_ISA_C, KERNELS_ISA_AVX2, KERNELS_ISA_AVX512, KERNELS_ISA_AVX512_VNNI, KERNELS_ISA_AVX512_BF16, KERNELS_ISA_COUNT };
+enum kernels_isa {
+    KERNELS_ISA_C,
+    KERNELS_ISA_AVX2,
+    KERNELS_ISA_AVX512,
+    KERNELS_ISA_AVX512_VNNI,
+    KERNELS_ISA_AVX512_BF16,
+    KERNELS_ISA_COUNT
+};
 
 /* The best set that this CPU has. */
 enum kernels_isa kernels_isa_detect(void);

@@ -205,7 +205,8 @@ static void test_extremes(void **state)
                 memcpy(filled, file, row_bytes);
                 for (size_t b = 0; b < row_bytes; b++) {
                     size_t in_block = b % (size_t)dtype_block_bytes((enum dtype)dtype);
-                    int is_scale = dtype == DTYPE_Q6_K ? in_block >= 192 : in_block < (dtype < DTYPE_Q4_1 ? 2 : dtype < DTYPE_Q4_K ? 4 : 16);
+                    size_t head = dtype < DTYPE_Q4_1 ? 2 : dtype < DTYPE_Q4_K ? 4 : 16;
+                    int is_scale = dtype == DTYPE_Q6_K ? in_block >= 192 : in_block < head;
                     if (!is_scale)
                         filled[b] = pattern & 1 ? 0xff : dtype == DTYPE_Q8_0 ? 0x80 : 0x00; /* … and extreme weights */
                 }

@@ -188,8 +188,9 @@ KERNELS_INLINE __m256i q_load(const int8_t *q)
 }
 
 /*
- * n_panels neighbouring panels for n tokens (constants where this is inlined) from `token` on, straight from the packed weights. Several
- * panels are several streams of addresses, which keep more lines under way than one (measured on Zen 3: 16 against 22 GB/s).
+ * n_panels neighbouring panels for n tokens (constants where this is inlined) from `token` on, straight from the packed
+ * weights. Several panels are several streams of addresses, which keep more lines under way than one (measured on Zen 3:
+ * 22 GB/s against 16).
  */
 KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kernels_matrix *matrix, int first_panel,
                         const struct kernels_acts *acts, int token, float *out, size_t out_stride)
@@ -222,8 +223,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
                 }
             }
             struct group_scales scales;
-            scales_load(dtype, panel + panel_head_at(dtype, (int)g), (int)g,
-                        &scales);
+            scales_load(dtype, panel + panel_head_at(dtype, (int)g), (int)g, &scales);
             for (int t = 0; t < n; t++) {
                 size_t at = (first + (size_t)t) * n_groups + g;
                 __m256i wide[2][2];
