@@ -170,9 +170,10 @@ static int resolve_on_hub(const struct hub_site *site, const struct hub_place *p
         return err_set(err, ERR_NOT_FOUND, "HF_HUB_OFFLINE is set, and %s%s%s (revision %s) is not complete in %s", site->name,
                        *wanted != '\0' ? ":" : "", wanted, site->revision, place->root);
 
-    /* A hub that is away does not matter when an earlier run brought everything. */
+    /* A hub that is away, or that does not have the model any more, does not matter when an earlier run brought everything. */
     if (weights_hub_list(site, !is_complete, &listing, &why) != 0) {
-        if (!is_complete || (why.code != ERR_PEER && why.code != ERR_TIMEOUT))
+        bool is_away = why.code == ERR_PEER || why.code == ERR_TIMEOUT || why.code == ERR_AUTH || why.code == ERR_NOT_FOUND;
+        if (!is_complete || !is_away)
             return err_copy(err, &why);
         log_warning("%s; using what was downloaded earlier", why.msg);
         return 0;
