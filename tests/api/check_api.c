@@ -291,7 +291,7 @@ static void test_sampling_reaches_the_engine(void **unused) {
     reset(NULL);
     json_decref(
         ask("/v1/completions",
-            "{\"prompt\":[1,2,3],\"temperature\":0.5,\"top_p\":0.25,\"top_k\":7,\"min_p\":0.125,\"presence_penalty\":1,\"frequency_"
+            "{\"prompt\":[1,2,3],\"seed\":5,\"temperature\":0.5,\"top_p\":0.25,\"top_k\":7,\"min_p\":0.125,\"presence_penalty\":1,\"frequency_"
             "penalty\":-1,"
             "\"repetition_penalty\":1.5,\"min_tokens\":2,\"max_tokens\":3,\"ignore_eos\":true,\"stop_token_ids\":[4,5],\"logprobs\":3,"
             "\"prompt_logprobs\":2,\"logit_bias\":{\"9\":-200,\"10\":3}}",
