@@ -40,6 +40,7 @@ struct starter {
     struct progress bar;
     bool has_bar;
     int64_t watched_ms, progressed_ms;
+    int64_t load_start_ns;
     uint64_t seen_bytes;
 };
 
@@ -146,6 +147,7 @@ static void draw_progress(struct starter *s) {
     }
     if (!s->has_bar && total > 0) {
         progress_start(&s->bar, "Loading weights", 0, total);
+        s->bar.start_ns = s->load_start_ns; /* the first report comes a little later */
         s->has_bar = true;
     }
     if (s->has_bar) {
@@ -266,7 +268,10 @@ static int start_phases(struct starter *s, struct exec_driver_info *info, struct
         if (send_json(s, i, NET_FRAME_ASSIGN, exec_settings_to_json(&s->opts->settings, i), err) != 0)
             return -1;
     if (wait_for_phase(s, PHASE_OPENED, err) != 0 || compare_fingerprints(s, err) != 0 || send_peers(s, err) != 0 ||
-        wait_for_phase(s, PHASE_CONNECTED, err) != 0 || wait_for_phase(s, PHASE_LOADED, err) != 0)
+        wait_for_phase(s, PHASE_CONNECTED, err) != 0)
+        return -1;
+    s->load_start_ns = clock_mono_ns();
+    if (wait_for_phase(s, PHASE_LOADED, err) != 0)
         return -1;
     uint64_t block_bytes = 0;
     for (int i = 0; i < driver->n_workers; i++) {
