@@ -30,13 +30,14 @@ test-release:
 	cmake --build $(BUILD)
 	ctest --test-dir $(BUILD) --output-on-failure --timeout 900
 
-# The unit tests again: memory errors and undefined behaviour, then data races.
+# The unit tests again: memory errors and undefined behaviour, then data races. Warnings are errors in the plain build alone: with
+# sanitizers GCC warns of what their checks make of the code.
 test-sanitizers:
-	cmake -S . -B $(BUILD)-asan -G Ninja -DBUILD_TESTING=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHOAL_SANITIZE=address,undefined >/dev/null
+	cmake -S . -B $(BUILD)-asan -G Ninja -DBUILD_TESTING=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHOAL_SANITIZE=address,undefined -DSHOAL_WERROR=OFF >/dev/null
 	cmake --build $(BUILD)-asan
 	ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    ctest --test-dir $(BUILD)-asan -L unit --output-on-failure --timeout 900
-	cmake -S . -B $(BUILD)-tsan -G Ninja -DBUILD_TESTING=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHOAL_SANITIZE=thread >/dev/null
+	cmake -S . -B $(BUILD)-tsan -G Ninja -DBUILD_TESTING=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHOAL_SANITIZE=thread -DSHOAL_WERROR=OFF >/dev/null
 	cmake --build $(BUILD)-tsan
 	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
 	    ctest --test-dir $(BUILD)-tsan -L threads --output-on-failure --timeout 900
