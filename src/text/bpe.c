@@ -211,8 +211,7 @@ int text_bpe_add_merge(struct text_bpe *bpe, const char *left, size_t left_bytes
         return -1;
     uint64_t pair = (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
     uint32_t slot = merge_slot(bpe, pair);
-    if (bpe->merges[slot].pair == EMPTY)
-        bpe->merges[slot] = (struct merge){pair, (int32_t)bpe->n_merges, id};
+    bpe->merges[slot] = (struct merge){pair, (int32_t)bpe->n_merges, id}; /* of two for one pair the later counts */
     bpe->n_merges++;
     return 0;
 }

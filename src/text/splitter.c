@@ -52,7 +52,7 @@ int text_splitter_add(struct text_splitter *splitter, enum text_split_kind kind,
     if (step.kind == TEXT_SPLIT_REGEX) {
         int code;
         PCRE2_SIZE at;
-        step.code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK, &code, &at, NULL);
+        step.code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NO_UTF_CHECK, &code, &at, NULL);
         if (step.code == NULL) {
             PCRE2_UCHAR why[128];
             pcre2_get_error_message(code, why, sizeof why);
