@@ -53,7 +53,7 @@ struct sched_seq {
 struct sched;
 
 int sched_create(const struct sched_opts *opts, struct sched **ret, struct err *err);
-void sched_destroy(struct sched *sched); /* frees all sequences; accepts NULL */
+void sched_destroy(struct sched *sched); /* frees what is WAITING or RUNNING; DONE sequences are their owner's. Accepts NULL */
 
 /*
  * Takes a new sequence of n_prompt ≥ 1 tokens (copied) that will never grow past max_tokens in all. ERR_INVALID, with the

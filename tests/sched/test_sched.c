@@ -243,6 +243,7 @@ static void test_latest_gives_way_and_is_recomputed(void **state) {
     assert_ptr_equal(plan.entries[0].seq, b);
     assert_true(plan.entries[0].fresh);
     assert_int_equal(plan.entries[0].n_tokens, 9);
+    sched_seq_free(sched, a);
     sched_destroy(sched);
 }
 
