@@ -6,13 +6,16 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/host.h"
 #include "comm/world.h"
 
-/* A decode step's successor usually comes within this time: catching it awake saves a wake-up per step. */
+/* A decode step's successor usually comes within this time: catching it awake saves a wake-up per step. On a single CPU the one who
+   would send it may be waiting for that CPU. */
 static const int64_t SPIN_NS = 30000;
 
 struct exec_queue {
     int n_ranks;
+    int64_t spin_ns;
     pthread_mutex_t lock;
     pthread_cond_t pushed;
     atomic_ullong n_pushed; /* written under lock, read without for the spin */
@@ -30,6 +33,7 @@ int exec_queue_create(int n_ranks, struct exec_queue **ret, struct err *err) {
     if (queue == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the step queue");
     queue->n_ranks = n_ranks;
+    queue->spin_ns = host_cpus() > 1 ? SPIN_NS : 0;
     pthread_mutex_init(&queue->lock, NULL);
     pthread_cond_init(&queue->pushed, NULL);
     *ret = queue;
@@ -69,7 +73,7 @@ int exec_queue_push(struct exec_queue *queue, struct buf *body, struct exec_step
 
 const struct exec_step *exec_queue_take(struct exec_queue *queue, int local_rank) {
     unsigned long long wanted = queue->n_done[local_rank];
-    int64_t spin_until = clock_mono_ns() + SPIN_NS;
+    int64_t spin_until = clock_mono_ns() + queue->spin_ns;
     while (atomic_load_explicit(&queue->n_pushed, memory_order_acquire) == wanted && clock_mono_ns() < spin_until)
         ;
     pthread_mutex_lock(&queue->lock);
