@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/vector.h"
+
 struct exec_head {
     struct comm_group *group;
     int n_members, index;
@@ -92,15 +94,6 @@ float *exec_head_rows(struct exec_head *head, int n_rows) {
     return head->rows;
 }
 
-static int32_t best_of(const float *row, int n, float *ret_logit) {
-    int best = 0;
-    for (int i = 1; i < n; i++)
-        if (row[i] > row[best])
-            best = i;
-    *ret_logit = row[best];
-    return best;
-}
-
 /* Each part's best, gathered: *ret_tokens[n_rows] on the first member. Lower ids win among equals, as in one arg max. */
 static int gather_best(struct exec_head *head, const float *logits, int n_rows, int32_t *ret_tokens, struct err *err) {
     int part_len = head->part_len[head->index];
@@ -114,7 +107,7 @@ static int gather_best(struct exec_head *head, const float *logits, int n_rows, 
     for (int r = 0; r < n_rows; r++) {
         mine[r] = (struct best){-INFINITY, head->n_vocab};
         if (part_len > 0)
-            mine[r].token = head->part_begin[head->index] + best_of(logits + (size_t)r * (size_t)part_len, part_len, &mine[r].logit);
+            mine[r].token = head->part_begin[head->index] + kernels_argmax(logits + (size_t)r * (size_t)part_len, part_len, &mine[r].logit);
     }
     if (comm_gather(head->group, 0, mine, (size_t)n_rows * sizeof *mine, all, err) != 0)
         goto free_both;

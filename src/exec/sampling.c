@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/rand.h"
+#include "kernels/vector.h"
 
 struct candidate {
     float logit;
@@ -17,14 +18,6 @@ size_t exec_sampling_scratch_bytes(int n_vocab) { return (size_t)n_vocab * sizeo
 bool exec_sampling_is_plain_greedy(const struct exec_sampling *params) {
     return params->temperature == 0 && params->n_logprobs < 0 && params->n_prompt_logprobs < 0 && params->n_bias == 0 &&
            params->min_tokens == 0 && params->presence_penalty == 0 && params->frequency_penalty == 0 && params->repetition_penalty == 1;
-}
-
-static int32_t argmax(const float *logits, int n_vocab) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n_vocab; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return best;
 }
 
 static void apply_bias(float *logits, int n_vocab, const struct exec_sampling *params, int n_generated) {
@@ -120,7 +113,7 @@ static int keep_nucleus(struct candidate *list, int n, float max_logit, float to
 int32_t exec_sample(float *logits, int n_vocab, const struct exec_sampling *params, const int32_t *tokens, int n_tokens, void *scratch) {
     apply_bias(logits, n_vocab, params, n_tokens - params->n_prompt);
     apply_penalties(logits, n_vocab, params, tokens, n_tokens, scratch);
-    int32_t best = argmax(logits, n_vocab);
+    int32_t best = kernels_argmax(logits, n_vocab, NULL);
     if (params->temperature == 0)
         return best;
 
@@ -155,8 +148,9 @@ int32_t exec_sample(float *logits, int n_vocab, const struct exec_sampling *para
 }
 
 void exec_logprobs_of(const float *logits, int n_vocab, int32_t token, int n_top, struct exec_logprobs *ret) {
-    float max = logits[argmax(logits, n_vocab)];
+    float max;
     double sum = 0;
+    kernels_argmax(logits, n_vocab, &max);
     for (int i = 0; i < n_vocab; i++)
         sum += exp((double)(logits[i] - max));
     float log_sum = max + (float)log(sum);

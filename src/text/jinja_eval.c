@@ -637,7 +637,7 @@ static struct jinja_value new_macro(struct jinja_run *run, const struct jinja_no
     struct jinja_macro *macro = jinja_alloc(&run->arena, sizeof *macro);
     if (macro == NULL)
         return jinja_none();
-    *macro = (struct jinja_macro){.node = node, .parameters = parameters, .body = node->b, .scope = run->scope, .name = name};
+    *macro = (struct jinja_macro){.parameters = parameters, .body = node->b, .scope = run->scope, .name = name};
     return (struct jinja_value){.type = JINJA_MACRO, .macro = macro};
 }
 

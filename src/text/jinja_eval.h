@@ -15,8 +15,7 @@ struct jinja_scope {
 };
 
 struct jinja_macro {
-    const struct jinja_node *node;       /* NODE_MACRO; or the body of a call block, whose parameters are its c */
-    const struct jinja_node *parameters, *body;
+    const struct jinja_node *parameters, *body; /* of a macro, or of a call block */
     struct jinja_scope *scope;           /* where it was defined */
     struct jinja_string name;
 };
