@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a GGUF file of a real geometry with random weights, for speed comparisons on the same file.
-usage: make-gguf.py CONFIG_JSON TYPE OUT.gguf [--layers N]     TYPE: BF16, Q8_0, Q4_0
-Needs the packages numpy and gguf. The output tensor (or tied embedding) is Q6_K for Q4_0, as llama-quantize does."""
+usage: make-gguf.py CONFIG_JSON TYPE OUT.gguf [--layers N]     TYPE: BF16, Q8_0, Q4_0, Q4_K, Q6_K
+Needs the packages numpy and gguf. The output tensor (or tied embedding) is Q6_K for the 4-bit types, as llama-quantize does."""
 import argparse
 import json
 
@@ -21,26 +21,31 @@ def random_rows(rng, kind, n_rows, n_cols):
         return (values.view(numpy.uint32) >> 16).astype(numpy.uint16).view(numpy.uint8).reshape(n_rows, -1)
     block, size = gguf.GGML_QUANT_SIZES[kind]
     raw = rng.integers(0, 256, (n_rows, n_cols // block, size), dtype=numpy.uint8)
-    step = {T.Q8_0: scale / 64, T.Q4_0: scale / 4, T.Q6_K: scale / 16 / 64}[kind]
-    half = numpy.frombuffer(numpy.float16(step).tobytes(), dtype=numpy.uint8)
+    step = {T.Q8_0: scale / 64, T.Q4_0: scale / 4, T.Q4_K: scale / 4 / 32, T.Q6_K: scale / 16 / 64}[kind]
+
+    def half(value):
+        return numpy.frombuffer(numpy.float16(value).tobytes(), dtype=numpy.uint8)
+
     if kind == T.Q6_K:
-        raw[:, :, -2:] = half
+        raw[:, :, -2:] = half(step)
     else:
-        raw[:, :, :2] = half
+        raw[:, :, :2] = half(step)
+    if kind == T.Q4_K:
+        raw[:, :, 2:4] = half(7.5 * step)  # the middle of 0 to 15: weights of both signs
     return raw.reshape(n_rows, -1)
 
 
 def main():
     args = argparse.ArgumentParser()
     args.add_argument("config")
-    args.add_argument("type", choices=["BF16", "Q8_0", "Q4_0"])
+    args.add_argument("type", choices=["BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K"])
     args.add_argument("out")
     args.add_argument("--layers", type=int)
     args = args.parse_args()
     c = json.load(open(args.config))
     n_layers = args.layers or c["num_hidden_layers"]
     kind = T[args.type]
-    head_kind = T.Q6_K if kind == T.Q4_0 else kind
+    head_kind = T.Q6_K if kind in (T.Q4_0, T.Q4_K) else kind
     hidden, vocab, head_dim = c["hidden_size"], c["vocab_size"], c["head_dim"]
     q_dim, kv_dim = c["num_attention_heads"] * head_dim, c["num_key_value_heads"] * head_dim
     n_experts = c.get("num_experts", 0)

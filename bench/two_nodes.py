@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Decode of one sequence on one node of one core, and on two such nodes with --tensor-parallel-size 2 over a veth link, in alternating rounds.
+"""Decode of one sequence on one node of one core, on two such nodes with --tensor-parallel-size 2 over a veth link, and, since the two nodes
+of one machine share its memory bus, on one node with a thread on each core: alternating rounds.
 usage: two_nodes.py SHOAL MODEL.gguf [ROUNDS] [TOKENS]     needs root (network namespaces) and two cores"""
 import json
 import os
@@ -29,11 +30,11 @@ def decode_rate(n_tokens):
     return n_tokens / (seconds[1] - seconds[0])
 
 
-def serve(host, core, shoal, model, *args):
+def serve(host, cores, n_threads, shoal, model, *args):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SHOAL_", "RAY_"))}
     env.update(HOME=host.hosts.scratch, SHOAL_LAUNCH_SECRET="a" * 64)
-    return host.spawn("taskset", "-c", str(core), shoal, "serve", model, "--served-model-name", "m", "--host", "127.0.0.1", "--port", str(PORT),
-                      "--threads", "1", "--max-model-len", "1024", "--max-num-seqs", "4", *args, env=env)
+    return host.spawn("taskset", "-c", cores, shoal, "serve", model, "--served-model-name", "m", "--host", "127.0.0.1", "--port", str(PORT),
+                      "--threads", str(n_threads), "--max-model-len", "1024", "--max-num-seqs", "4", *args, env=env)
 
 
 def wait_ready(host, process):
@@ -56,8 +57,7 @@ def measure(host, processes, n_tokens):
     wait_ready(host, processes[0])
     host.call(decode_rate, 8)
     rate = host.call(decode_rate, n_tokens)
-    for process in processes:
-        process.kill(15)
+    processes[0].kill(15)  # the headless one ends with it
     for process in processes:
         process.wait(10)
     return rate
@@ -66,16 +66,18 @@ def measure(host, processes, n_tokens):
 def main():
     shoal, model = (os.path.abspath(p) for p in sys.argv[1:3])
     rounds, n_tokens = (int(a) for a in (sys.argv[3:] + ["3", "128"][len(sys.argv[3:]):]))
-    ones, twos = [], []
+    ones, twos, shared = [], [], []
     with tempfile.TemporaryDirectory() as logs, namespaces.Hosts(2, logs) as hosts:
         for _ in range(rounds):
-            ones.append(measure(hosts[0], [serve(hosts[0], 0, shoal, model)], n_tokens))
+            ones.append(measure(hosts[0], [serve(hosts[0], "0", 1, shoal, model)], n_tokens))
             split = ["--tensor-parallel-size", "2", "--nnodes", "2", "--master-addr", hosts[0].ip, "--node-rank"]
-            pair = [serve(hosts[0], 0, shoal, model, *split, "0"), serve(hosts[1], 1, shoal, model, *split, "1", "--headless")]
+            pair = [serve(hosts[0], "0", 1, shoal, model, *split, "0"), serve(hosts[1], "1", 1, shoal, model, *split, "1", "--headless")]
             twos.append(measure(hosts[0], pair, n_tokens))
-            print(f"one node {ones[-1]:.1f} tok/s, two nodes {twos[-1]:.1f} tok/s, ratio {twos[-1] / ones[-1]:.2f}", flush=True)
-    ratio = statistics.median(t / o for o, t in zip(ones, twos))
-    print(f"medians: one node {statistics.median(ones):.1f} tok/s, two nodes {statistics.median(twos):.1f} tok/s, ratio {ratio:.2f}")
+            shared.append(measure(hosts[0], [serve(hosts[0], "0,1", 2, shoal, model)], n_tokens))
+            print(f"one core {ones[-1]:.1f} tok/s, two nodes {twos[-1]:.1f} ({twos[-1] / ones[-1]:.2f} x), "
+                  f"two threads {shared[-1]:.1f} ({shared[-1] / ones[-1]:.2f} x)", flush=True)
+    two, limit = (statistics.median(r / o for o, r in zip(ones, rates)) for rates in (twos, shared))
+    print(f"medians: one core {statistics.median(ones):.1f} tok/s, two nodes {two:.2f} x, two threads {limit:.2f} x")
 
 
 main()

@@ -17,14 +17,21 @@ static const char usage[] =
     "MODEL is a Hugging Face folder, a GGUF file, or a name on the hub such as Qwen/Qwen3-0.6B.\n"
     "'shoal serve --help' lists the options.\n";
 
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"serve", cmd_serve},
+    {"worker", cmd_worker},
+};
+
 int main(int argc, char **argv) {
     const char *command = argc > 1 ? argv[1] : "";
     /* A peer or client that has gone is an error where it is written to, not a signal. */
     signal(SIGPIPE, SIG_IGN);
-    if (strcmp(command, "serve") == 0)
-        return cmd_serve(argc - 2, argv + 2);
-    if (strcmp(command, "worker") == 0)
-        return cmd_worker(argc - 2, argv + 2);
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        if (strcmp(command, commands[i].name) == 0)
+            return commands[i].run(argc - 2, argv + 2);
     if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) {
         printf("shoal %s\n", cmd_build_id());
         return 0;

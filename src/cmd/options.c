@@ -145,21 +145,41 @@ static int distance(const char *a, const char *b) {
     return row[n];
 }
 
-static int unknown(const char *typed, const char *name, struct err *err) {
+/* Walks over all entries of the command: *at counts from 0. NULL: no more. */
+static const struct options_entry *next_entry(const struct options *options, int *at) {
+    int i = (*at)++;
+    for (const struct options_section *const *section = options_commands[options->command].sections; *section != NULL; section++) {
+        if (i < (*section)->n)
+            return &(*section)->entries[i];
+        i -= (*section)->n;
+    }
+    return NULL;
+}
+
+const struct options_entry *options_find(const struct options *options, const char *name, size_t len) {
+    const struct options_entry *entry;
+    for (int at = 0; (entry = next_entry(options, &at)) != NULL;)
+        if (strlen(entry->name) == len && memcmp(entry->name, name, len) == 0)
+            return entry;
+    return NULL;
+}
+
+static int unknown(const struct options *options, const char *typed, const char *name, struct err *err) {
     const char *nearest = NULL;
+    const struct options_entry *entry;
     int least = (int)strlen(name) / 3 + 1; /* a third of the letters wrong is still a slip */
     if (least > NEAR_EDITS + 1)
         least = NEAR_EDITS + 1;
-    for (int i = 0; i < options_table_len; i++) {
-        int edits = distance(name, options_table[i].name);
+    for (int at = 0; (entry = next_entry(options, &at)) != NULL;) {
+        int edits = distance(name, entry->name);
         if (edits < least) {
             least = edits;
-            nearest = options_table[i].name;
+            nearest = entry->name;
         }
     }
     if (nearest != NULL)
         return err_set(err, ERR_INVALID, "unknown option %s; did you mean --%s?", typed, nearest);
-    return err_set(err, ERR_INVALID, "unknown option %s; 'shoal serve --help' lists all", typed);
+    return err_set(err, ERR_INVALID, "unknown option %s; 'shoal %s --help' lists all", typed, options_commands[options->command].name);
 }
 
 /* "--name" without dashes, underscores as dashes, up to '=' or '.'; the rest is told by *ret_rest. */
@@ -171,10 +191,11 @@ static void split_word(const char *word, char name[WORD_BYTES], const char **ret
     *ret_rest = word;
 }
 
-static const struct options_entry *find_alias(const char *word, size_t len) {
-    for (int i = 0; i < options_table_len; i++)
-        if (options_table[i].alias != NULL && strlen(options_table[i].alias) == len && memcmp(options_table[i].alias, word, len) == 0)
-            return &options_table[i];
+static const struct options_entry *find_alias(const struct options *options, const char *word, size_t len) {
+    const struct options_entry *entry;
+    for (int at = 0; (entry = next_entry(options, &at)) != NULL;)
+        if (entry->alias != NULL && strlen(entry->alias) == len && memcmp(entry->alias, word, len) == 0)
+            return entry;
     return NULL;
 }
 
@@ -253,24 +274,24 @@ static int take_flag(struct options *options, struct words *words, struct err *e
     const char *typed = words->at[words->next++], *rest = "";
     char name[WORD_BYTES] = "";
     const char *equals = strchr(typed, '=');
-    const struct options_entry *entry = find_alias(typed, equals != NULL ? (size_t)(equals - typed) : strlen(typed));
+    const struct options_entry *entry = find_alias(options, typed, equals != NULL ? (size_t)(equals - typed) : strlen(typed));
     if (entry != NULL)
         return take_value(options, words, entry, typed, equals != NULL ? equals : "", err);
     if (strncmp(typed, "--", 2) != 0)
-        return unknown(typed, typed + 1, err);
+        return unknown(options, typed, typed + 1, err);
     split_word(typed, name, &rest);
     if (strcmp(name, "config") == 0) { /* read before all others: only its value is passed over here */
         words->next += *rest != '=';
         return 0;
     }
-    entry = options_find(name, strlen(name));
+    entry = options_find(options, name, strlen(name));
     if (entry != NULL && (*rest != '.' || entry->kind == OPTIONS_JSON))
         return take_value(options, words, entry, typed, rest, err);
-    entry = strncmp(name, "no-", 3) == 0 ? options_find(name + 3, strlen(name + 3)) : NULL;
+    entry = strncmp(name, "no-", 3) == 0 ? options_find(options, name + 3, strlen(name + 3)) : NULL;
     if (entry != NULL && entry->kind == OPTIONS_BOOL)
         return options_set(options, entry, "false", err);
-    int foreign = take_foreign(words, typed, name, rest, err);
-    return foreign > 0 ? 0 : foreign < 0 ? -1 : unknown(typed, name, err);
+    int foreign = options_commands[options->command].takes_foreign ? take_foreign(words, typed, name, rest, err) : 0;
+    return foreign > 0 ? 0 : foreign < 0 ? -1 : unknown(options, typed, name, err);
 }
 
 static const char *config_path(int argc, char *const *argv) {
@@ -291,33 +312,20 @@ static void forget_lists(struct options *options, int argc, char *const *argv) {
         if (strncmp(argv[i], "--", 2) != 0)
             continue;
         split_word(argv[i], name, &rest);
-        const struct options_entry *entry = options_find(name, strlen(name));
+        const struct options_entry *entry = options_find(options, name, strlen(name));
         if (entry != NULL && entry->kind == OPTIONS_LIST)
             memset(field(options, entry), 0, sizeof(struct options_list));
     }
 }
 
-static int check(enum options_command command, const struct options *options, struct err *err) {
-    if (command == OPTIONS_WORKER)
-        return options->driver != NULL ? 0 : err_set(err, ERR_INVALID, "--driver is missing: workers are started by 'shoal serve'");
-    if (options->model == NULL && !options->headless)
-        return err_set(err, ERR_INVALID, "which model? usage: shoal serve MODEL [options]");
-    if ((options->ssl_keyfile == NULL) != (options->ssl_certfile == NULL))
-        return err_set(err, ERR_INVALID, "--ssl-keyfile and --ssl-certfile belong together");
-    if (options->node_rank > 0 && options->node_rank >= options->nnodes)
-        return err_set(err, ERR_INVALID, "--node-rank %d of --nnodes %d does not exist", (int)options->node_rank, (int)options->nnodes);
-    if (options->nnodes > 1 && options->distributed_executor_backend != NULL && strcmp(options->distributed_executor_backend, "ray") == 0 &&
-        options->node_rank > 0)
-        return err_set(err, ERR_INVALID, "--node-rank is for launches without Ray; with Ray 'shoal serve' runs on one node only");
-    return 0;
-}
-
 int options_parse(enum options_command command, int argc, char *const *argv, struct options *ret, struct err *err) {
-    struct options options = {.kept = json_array()};
+    const struct options_command_def *def = &options_commands[command];
+    struct options options = {.command = command, .kept = json_array()};
     struct words words = {argc, 0, argv};
     const char *config = config_path(argc, argv);
-    for (int i = 0; i < options_table_len; i++)
-        if (options_table[i].fallback != NULL && options_set(&options, &options_table[i], options_table[i].fallback, err) != 0)
+    const struct options_entry *entry;
+    for (int at = 0; (entry = next_entry(&options, &at)) != NULL;)
+        if (entry->fallback != NULL && options_set(&options, entry, entry->fallback, err) != 0)
             goto finish_options;
     if (config != NULL && options_read_config(&options, config, err) != 0)
         goto finish_options;
@@ -326,15 +334,16 @@ int options_parse(enum options_command command, int argc, char *const *argv, str
         if (is_flag(argv[words.next])) {
             if (take_flag(&options, &words, err) != 0)
                 goto finish_options;
-        } else if (has_model) {
-            err_set(err, ERR_INVALID, "'%s' is one word too many: the model is '%s'", argv[words.next], options.model);
+        } else if (has_model || !def->takes_model) {
+            err_set(err, ERR_INVALID, "'%s' is one word too many%s%s; usage: %s", argv[words.next], has_model ? ": the model is " : "",
+                    has_model ? options.model : "", def->usage);
             goto finish_options;
         } else {
             options.model = argv[words.next++];
             has_model = true;
         }
     }
-    if (check(command, &options, err) != 0)
+    if (def->check != NULL && def->check(&options, err) != 0)
         goto finish_options;
     *ret = options;
     return 0;

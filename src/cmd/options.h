@@ -1,5 +1,5 @@
 /*
- * Every command's options, from one table (options.c): name, aliases, argument, default, one line of help, group.
+ * Every command's options, from tables (options_table.h): name, aliases, argument, default, one line of help.
  * Parsing, `--help` and the manual page all come from that table. Booleans also as --no-NAME; "--name value" and
  * "--name=value"; underscores read as dashes; an unknown flag is an error that suggests the nearest name; a flag of
  * vLLM that makes no sense here is accepted with one line of warning.
@@ -21,7 +21,10 @@ struct options_list {
 };
 
 /* Fields are named after the flags; strings point into argv or into what `kept` holds. */
+enum options_command { OPTIONS_SERVE, OPTIONS_WORKER, OPTIONS_COMMAND_COUNT };
+
 struct options {
+    enum options_command command;
     const char *model;
     /* model */
     struct options_list served_model_name;
@@ -55,8 +58,6 @@ struct options {
     int64_t slot;
     json_t *kept; /* list of texts that came from a file or were taken apart */
 };
-
-enum options_command { OPTIONS_SERVE, OPTIONS_WORKER };
 
 /*
  * Fills defaults, then --config FILE (YAML of "flag: value" lines and "- item" lists, as vLLM's), then argv, whose first element is the

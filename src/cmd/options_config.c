@@ -30,7 +30,7 @@ static char *clean(char *text) {
     return text;
 }
 
-static const struct options_entry *find_key(const char *line, size_t len, struct err *err) {
+static const struct options_entry *find_key(const struct options *options, const char *line, size_t len, struct err *err) {
     char name[128];
     if (len >= sizeof name) {
         err_set(err, ERR_INVALID, "'%.*s' is no option", (int)len, line);
@@ -39,9 +39,9 @@ static const struct options_entry *find_key(const char *line, size_t len, struct
     for (size_t i = 0; i < len; i++)
         name[i] = line[i] == '_' ? '-' : line[i];
     name[len] = '\0';
-    const struct options_entry *entry = options_find(name, len);
+    const struct options_entry *entry = options_find(options, name, len);
     if (entry == NULL)
-        err_set(err, ERR_INVALID, "'%s' is no option; 'shoal serve --help' lists all", name);
+        err_set(err, ERR_INVALID, "'%s' is no option; 'shoal %s --help' lists all", name, options_commands[options->command].name);
     return entry;
 }
 
@@ -58,7 +58,7 @@ static int read_line(struct options *options, char *line, const struct options_e
     char *colon = strchr(text, ':');
     if (is_indented || colon == NULL || (colon[1] != '\0' && !isspace((unsigned char)colon[1])))
         return err_set(err, ERR_INVALID, "this should be 'option: value' or '- item', but is '%s'", text);
-    const struct options_entry *entry = find_key(text, (size_t)(colon - text), err);
+    const struct options_entry *entry = find_key(options, text, (size_t)(colon - text), err);
     if (entry == NULL)
         return -1;
     char *value = clean(colon + 1);

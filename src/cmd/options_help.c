@@ -16,23 +16,14 @@ static void print_name(const struct options_entry *entry, char *ret, size_t size
         snprintf(ret + len, size_bytes - (size_t)len, " %s%s", entry->argument, entry->kind == OPTIONS_LIST ? " …" : "");
 }
 
-static bool is_shown(enum options_command command, const struct options_entry *entry) {
-    return (entry->group == GROUP_WORKER) == (command == OPTIONS_WORKER);
-}
-
 void options_print_help(enum options_command command) {
-    puts(command == OPTIONS_WORKER ? "usage: shoal worker --driver HOST:PORT --slot N   (started by shoal, not by hand)"
-                                   : "usage: shoal serve MODEL [options]\n\nServes MODEL with an OpenAI-compatible API.");
-    for (int group = 0; group < GROUP_COUNT; group++) {
-        bool has_title = false;
-        for (int i = 0; i < options_table_len; i++) {
-            const struct options_entry *entry = &options_table[i];
+    const struct options_command_def *def = &options_commands[command];
+    printf("usage: %s\n\n%s\n", def->usage, def->summary);
+    for (const struct options_section *const *section = def->sections; *section != NULL; section++) {
+        printf("\n%s:\n", (*section)->title);
+        for (int i = 0; i < (*section)->n; i++) {
+            const struct options_entry *entry = &(*section)->entries[i];
             char name[160];
-            if ((int)entry->group != group || !is_shown(command, entry))
-                continue;
-            if (!has_title)
-                printf("\n%s:\n", options_group_titles[group]);
-            has_title = true;
             print_name(entry, name, sizeof name);
             printf("  %s\n        %s", name, entry->help);
             if (entry->fallback != NULL)
@@ -40,8 +31,7 @@ void options_print_help(enum options_command command) {
             putchar('\n');
         }
     }
-    if (command == OPTIONS_SERVE)
-        puts("\n  --config FILE\n        YAML file of \"option: value\" lines, read before the command line");
+    puts("\n  --config FILE\n        YAML file of \"option: value\" lines, read before the command line");
 }
 
 /* Text for roff: a leading dot or quote and every dash and backslash are masked. */
@@ -56,33 +46,41 @@ static void print_roff(const char *text) {
     }
 }
 
+static void print_man_entry(const struct options_entry *entry) {
+    char name[160];
+    print_name(entry, name, sizeof name);
+    fputs(".TP\n.B ", stdout);
+    print_roff(name);
+    putchar('\n');
+    print_roff(entry->help);
+    if (entry->fallback != NULL) {
+        fputs(" (default: ", stdout);
+        print_roff(entry->fallback);
+        putchar(')');
+    }
+    fputs(".\n", stdout);
+}
+
+static void print_man_command(const struct options_command_def *def) {
+    printf(".SH OPTIONS OF shoal %s\n", def->name);
+    print_roff(def->summary);
+    putchar('\n');
+    for (const struct options_section *const *section = def->sections; *section != NULL; section++) {
+        printf(".SS %s\n", (*section)->title);
+        for (int i = 0; i < (*section)->n; i++)
+            print_man_entry(&(*section)->entries[i]);
+    }
+}
+
 void options_print_man(void) {
     printf(".TH SHOAL 1 \"\" \"shoal %s\" \"User Commands\"\n", SHOAL_VERSION);
     puts(".SH NAME\nshoal \\- serve one large language model over several ordinary machines\n"
          ".SH SYNOPSIS\n.B shoal serve\n.I MODEL\n.RI [ options ]\n.br\n.B shoal help\n.RB [ \\-\\-man ]\n.br\n.B shoal version\n"
          ".SH DESCRIPTION\nServes MODEL (a Hugging Face folder, a GGUF file or a hub name) with an OpenAI-compatible API, with the flags of\n"
          "vLLM, on this machine, over a Ray cluster or over machines started by hand.");
-    for (int group = 0; group < GROUP_COUNT; group++) {
-        if (group == GROUP_WORKER)
-            continue;
-        printf(".SH OPTIONS: %s\n", options_group_titles[group]);
-        for (int i = 0; i < options_table_len; i++) {
-            char name[160];
-            if ((int)options_table[i].group != group)
-                continue;
-            print_name(&options_table[i], name, sizeof name);
-            fputs(".TP\n.B ", stdout);
-            print_roff(name);
-            putchar('\n');
-            print_roff(options_table[i].help);
-            if (options_table[i].fallback != NULL) {
-                fputs(" (default: ", stdout);
-                print_roff(options_table[i].fallback);
-                putchar(')');
-            }
-            fputs(".\n", stdout);
-        }
-    }
+    for (int command = 0; command < OPTIONS_COMMAND_COUNT; command++)
+        if (command != OPTIONS_WORKER)
+            print_man_command(&options_commands[command]);
     puts(".SH ENVIRONMENT\n.TP\n.B HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, SHOAL_USE_MODELSCOPE\nwhere models are downloaded from and to.\n"
          ".TP\n.B RAY_ADDRESS, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH\nthe Ray dashboard and its token.\n"
          ".TP\n.B SHOAL_IFNAME, GLOO_SOCKET_IFNAME\nthe network interface for links between nodes.\n"

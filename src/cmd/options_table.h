@@ -1,4 +1,7 @@
-/* The one table of options, from which parsing, help and the manual page come. Private to src/cmd/options*.c. */
+/*
+ * The tables of options, from which parsing, help and the manual page come: entries in sections, sections in commands.
+ * Private to src/cmd/options*.c.
+ */
 #ifndef CMD_OPTIONS_TABLE_H
 #define CMD_OPTIONS_TABLE_H
 
@@ -17,13 +20,10 @@ enum options_kind {
     OPTIONS_JSON    /* json_t *, an object; also as --NAME.KEY VALUE */
 };
 
-enum options_group { GROUP_MODEL, GROUP_SERVER, GROUP_SCHEDULER, GROUP_PARALLEL, GROUP_COMPUTE, GROUP_WORKER, GROUP_COUNT };
-
 struct options_entry {
     const char *name;       /* without dashes */
     const char *alias;      /* "-tp", a second long name such as "--device-memory-utilization", or NULL */
     enum options_kind kind;
-    enum options_group group;
     size_t offset;          /* of the field in struct options */
     const char *fallback;   /* the default, as it would be typed; NULL: nothing */
     const char *argument;   /* how help calls the argument, or the choices "a,b,c" */
@@ -31,9 +31,28 @@ struct options_entry {
     const char *help;       /* one sentence */
 };
 
-extern const struct options_entry options_table[];
-extern const int options_table_len;
-extern const char *const options_group_titles[GROUP_COUNT];
+struct options_section {
+    const char *title;
+    const struct options_entry *entries;
+    int n;
+};
+extern const struct options_section options_section_model, options_section_server, options_section_scheduler, options_section_parallel,
+    options_section_compute, options_section_worker;
+
+enum { OPTIONS_MAX_SECTIONS = 8 };
+
+/* One command's command line. */
+struct options_command_def {
+    const char *name;    /* "serve" */
+    const char *usage;   /* "shoal serve MODEL [options]" */
+    const char *summary; /* what it does, for help and the manual page */
+    bool takes_model;    /* the first free word is the model */
+    bool takes_foreign;  /* vLLM's serving flags are known, see options_foreign */
+    const struct options_section *sections[OPTIONS_MAX_SECTIONS + 1]; /* NULL-terminated */
+    /* What no single entry can check; or NULL. */
+    int (*check)(const struct options *options, struct err *err);
+};
+extern const struct options_command_def options_commands[OPTIONS_COMMAND_COUNT];
 
 /* vLLM's flags that mean nothing here: accepted with a line of warning. n_words: 0, 1, or -1 for one or more. */
 struct options_foreign {
@@ -44,6 +63,7 @@ struct options_foreign {
 extern const struct options_foreign options_foreign[];
 extern const int options_foreign_len;
 
-const struct options_entry *options_find(const char *name, size_t len);
+/* By long name, among the options of options->command. */
+const struct options_entry *options_find(const struct options *options, const char *name, size_t len);
 
 #endif

@@ -1,0 +1,32 @@
+/* The commands, each with its sections of options. Data, and the checks that concern several options. */
+#include <string.h>
+
+#include "cmd/options_table.h"
+
+static int check_worker(const struct options *options, struct err *err) {
+    return options->driver != NULL ? 0 : err_set(err, ERR_INVALID, "--driver is missing: workers are started by 'shoal serve'");
+}
+
+static int check_serve(const struct options *options, struct err *err) {
+    if (options->model == NULL && !options->headless)
+        return err_set(err, ERR_INVALID, "which model? usage: shoal serve MODEL [options]");
+    if ((options->ssl_keyfile == NULL) != (options->ssl_certfile == NULL))
+        return err_set(err, ERR_INVALID, "--ssl-keyfile and --ssl-certfile belong together");
+    if (options->node_rank > 0 && options->node_rank >= options->nnodes)
+        return err_set(err, ERR_INVALID, "--node-rank %d of --nnodes %d does not exist", (int)options->node_rank, (int)options->nnodes);
+    if (options->nnodes > 1 && options->distributed_executor_backend != NULL && strcmp(options->distributed_executor_backend, "ray") == 0 &&
+        options->node_rank > 0)
+        return err_set(err, ERR_INVALID, "--node-rank is for launches without Ray; with Ray 'shoal serve' runs on one node only");
+    return 0;
+}
+
+const struct options_command_def options_commands[OPTIONS_COMMAND_COUNT] = {
+    [OPTIONS_SERVE] = {"serve", "shoal serve MODEL [options]", "Serves MODEL with an OpenAI-compatible API.", true, true,
+                       {&options_section_model, &options_section_server, &options_section_scheduler, &options_section_parallel,
+                        &options_section_compute},
+                       check_serve},
+    [OPTIONS_WORKER] = {"worker", "shoal worker --driver HOST:PORT --slot N   (started by shoal, not by hand)", "Runs the ranks of one node.",
+                        false, false,
+                        {&options_section_worker, &options_section_server, &options_section_parallel, &options_section_compute},
+                        check_worker},
+};
