@@ -1,0 +1,200 @@
+/* From options to a running engine, and back to nothing; see launch.h. */
+#include "cmd/launch.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/progress.h"
+#include "cmd/build_id.h"
+#include "engine/run.h"
+#include "model/split.h"
+
+enum {
+    DEFAULT_STEP_TOKENS = 512, /* a step of so many prompt tokens keeps the tokens of others flowing */
+    DEFAULT_LAUNCH_TIMEOUT_S = 600,
+    PEER_TIMEOUT_MS = 10000,
+    STOP_GRACE_MS = 3000
+};
+
+/* Checks that need no weights, so that a wrong launch is refused within a second. */
+static int check_settings(struct cmd_launch *l, struct err *err) {
+    const struct options *o = l->options;
+    const struct model_config *config = &l->files.config;
+    int tp = (int)o->tensor_parallel_size, pp = (int)o->pipeline_parallel_size;
+    if (tp * pp > COMM_MAX_RANKS)
+        return err_set(err, ERR_INVALID, "%d × %d ranks were asked for; at most %d are possible", tp, pp, COMM_MAX_RANKS);
+    if (o->data_parallel_size > 1)
+        return err_set(err, ERR_UNSUPPORTED, "--data-parallel-size %d is not supported; start one shoal per replica", (int)o->data_parallel_size);
+    if (o->quantization != NULL)
+        return err_set(err, ERR_UNSUPPORTED, "--quantization %s is not supported; serve a GGUF file that is quantised already", o->quantization);
+    if (o->enable_expert_parallel && config->n_experts == 0)
+        return err_set(err, ERR_INVALID, "--enable-expert-parallel needs a mixture-of-experts model; %s is dense", config->architecture);
+    if (o->max_model_len > config->max_position)
+        return err_set(err, ERR_INVALID, "--max-model-len %lld is more than the model's context of %d tokens", (long long)o->max_model_len,
+                       config->max_position);
+    l->max_model_len = o->max_model_len > 0 ? (int)o->max_model_len : config->max_position;
+    l->max_seqs = (int)o->max_num_seqs;
+    l->max_step_tokens = o->max_num_batched_tokens > 0 ? (int)o->max_num_batched_tokens : DEFAULT_STEP_TOKENS;
+    if (l->max_step_tokens < l->max_seqs)
+        l->max_step_tokens = l->max_seqs;
+    int n = 0;
+    for (const char *at = o->pipeline_layers; at != NULL && *at != '\0' && n < pp;) {
+        char *end;
+        l->layers_per_stage[n++] = (int)strtol(at, &end, 10);
+        at = *end == ',' ? end + 1 : end;
+        if (end == at)
+            return err_set(err, ERR_INVALID, "--pipeline-layers should be %d counts such as 24,24,23,23, but is '%s'", pp, o->pipeline_layers);
+    }
+    if (o->pipeline_layers != NULL && n != pp)
+        return err_set(err, ERR_INVALID, "--pipeline-layers '%s' should have %d counts, one per stage", o->pipeline_layers, pp);
+    for (int rank = 0; rank < tp * pp; rank++) {
+        struct model_split split;
+        if (model_split_compute(config, tp, pp, o->enable_expert_parallel, n > 0 ? l->layers_per_stage : NULL, rank, &split, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+static enum cluster_backend backend_of(const struct options *o) {
+    if (o->distributed_executor_backend != NULL && strcmp(o->distributed_executor_backend, "ray") == 0)
+        return CLUSTER_RAY;
+    return o->nnodes > 1 ? CLUSTER_HAND : CLUSTER_MP;
+}
+
+int cmd_launch_timeout_s(const struct options *o) {
+    return o->distributed_timeout_s > 0 ? (int)o->distributed_timeout_s : DEFAULT_LAUNCH_TIMEOUT_S;
+}
+
+static int start_cluster(struct cmd_launch *l, struct err *err) {
+    const struct options *o = l->options;
+    struct cluster_opts opts = {.backend = backend_of(o),
+                                .tp_size = (int)o->tensor_parallel_size,
+                                .pp_size = (int)o->pipeline_parallel_size,
+                                .interface = o->interface,
+                                .timeout_ms = cmd_launch_timeout_s(o) * 1000,
+                                .build = cmd_build_id(),
+                                .cpu_max = o->cpu_max,
+                                .log_level = o->log_level,
+                                .ray_address = o->ray_address,
+                                .ray_ship_binary = o->ray_ship_binary,
+                                .n_nodes = (int)o->nnodes,
+                                .threads_per_rank = (int)o->threads,
+                                .master_addr = o->master_addr,
+                                .master_port = (uint16_t)o->master_port,
+                                .is_cancelled = l->is_cancelled};
+    return cluster_start(&opts, &l->cluster, err);
+}
+
+static int watch_launch(void *ctx, struct err *err) {
+    struct cmd_launch *l = ctx;
+    if (l->is_cancelled(NULL))
+        return -1;
+    return cluster_poll(l->cluster, err);
+}
+
+static int fill_settings(const struct cmd_launch *l, const struct cluster_node *nodes, int n_nodes, struct exec_settings *ret,
+                         struct err *err) {
+    const struct options *o = l->options;
+    struct exec_settings settings = {.seed = o->seed,
+                                     .hf_overrides = o->hf_overrides,
+                                     .tp_size = (int)o->tensor_parallel_size,
+                                     .pp_size = (int)o->pipeline_parallel_size,
+                                     .expert_parallel = o->enable_expert_parallel,
+                                     .n_nodes = n_nodes,
+                                     .block_size = (int)o->block_size,
+                                     .max_seqs = l->max_seqs,
+                                     .max_step_tokens = l->max_step_tokens,
+                                     .max_model_len = l->max_model_len,
+                                     .op_timeout_ms = cmd_launch_timeout_s(o) * 1000};
+    /* A path is told absolute: workers may run in another folder. */
+    char *path = realpath(o->model, NULL);
+    snprintf(settings.model, sizeof settings.model, "%s", path != NULL ? path : o->model);
+    free(path);
+    snprintf(settings.revision, sizeof settings.revision, "%s", o->revision != NULL ? o->revision : "");
+    snprintf(settings.download_dir, sizeof settings.download_dir, "%s", o->download_dir != NULL ? o->download_dir : "");
+    snprintf(settings.load_format, sizeof settings.load_format, "%s", o->load_format);
+    snprintf(settings.dtype, sizeof settings.dtype, "%s", o->dtype);
+    snprintf(settings.kv_cache_dtype, sizeof settings.kv_cache_dtype, "%s", o->kv_cache_dtype);
+    memcpy(settings.layers_per_stage, l->layers_per_stage, sizeof settings.layers_per_stage);
+    if (n_nodes > COMM_MAX_NODES)
+        return err_set(err, ERR_LIMIT, "%d nodes; at most %d are possible", n_nodes, COMM_MAX_NODES);
+    for (int i = 0; i < n_nodes; i++) {
+        settings.threads_of_node[i] = nodes[i].n_threads;
+        for (int r = 0; r < nodes[i].n_ranks; r++)
+            settings.node_of_rank[nodes[i].first_rank + r] = i;
+    }
+    *ret = settings;
+    return 0;
+}
+
+static int start_ranks(struct cmd_launch *l, struct err *err) {
+    const struct options *o = l->options;
+    int n_nodes;
+    const struct cluster_node *nodes = cluster_nodes(l->cluster, &n_nodes);
+    struct exec_worker workers[COMM_MAX_NODES];
+    struct exec_driver_opts opts = {.workers = workers,
+                                    .memory_share = o->gpu_memory_utilization,
+                                    .kv_cache_bytes = o->kv_cache_memory_bytes,
+                                    .n_blocks = (int)o->num_gpu_blocks_override,
+                                    .load_timeout_ms = cmd_launch_timeout_s(o) * 1000,
+                                    .peer_timeout_ms = PEER_TIMEOUT_MS,
+                                    .watch = watch_launch,
+                                    .watch_ctx = l};
+    if (fill_settings(l, nodes, n_nodes, &opts.settings, err) != 0)
+        return -1;
+    memcpy(opts.fingerprint, l->files.fingerprint, sizeof opts.fingerprint);
+    for (int i = 0; i < n_nodes; i++) {
+        workers[i] = (struct exec_worker){.fd = nodes[i].fd, .first_rank = nodes[i].first_rank, .n_ranks = nodes[i].n_ranks};
+        memcpy(workers[i].name, nodes[i].name, sizeof workers[i].name);
+        memcpy(workers[i].host, nodes[i].host, sizeof workers[i].host);
+    }
+    if (exec_driver_start(&opts, &l->driver, &l->info, err) != 0)
+        return -1;
+    int64_t n_tokens = (int64_t)l->info.n_blocks * o->block_size;
+    char weights[16], kv[16];
+    log_info("Weights: %s, KV cache: %s over all ranks", progress_bytes_text(l->info.weights_bytes, weights), progress_bytes_text(l->info.kv_bytes, kv));
+    log_info("KV cache size: %lld tokens", (long long)n_tokens);
+    log_info("Maximum concurrency for %d tokens per request: %.2fx", l->max_model_len, (double)n_tokens / l->max_model_len);
+    return 0;
+}
+
+static int start_engine(struct cmd_launch *l, struct err *err) {
+    const struct options *o = l->options;
+    struct engine_opts opts = {.driver = l->driver,
+                               .sched = {.max_seqs = l->max_seqs,
+                                         .max_step_tokens = l->max_step_tokens,
+                                         .max_model_len = l->max_model_len,
+                                         .block_size = (int)o->block_size,
+                                         .n_blocks = l->info.n_blocks,
+                                         .n_stages = (int)o->pipeline_parallel_size,
+                                         .policy = strcmp(o->scheduling_policy, "priority") == 0 ? SCHED_PRIORITY : SCHED_FCFS},
+                               .max_in_flight = (int)o->pipeline_parallel_size,
+                               .max_queued = (int)o->max_num_queued_reqs,
+                               .eos = l->files.config.eos,
+                               .n_eos = l->files.config.n_eos,
+                               .log_stats = !o->disable_log_stats};
+    return engine_create(&opts, &l->engine, err);
+}
+
+int cmd_launch_open(const struct options *options, bool (*is_cancelled)(void *), struct cmd_launch *ret, struct err *err) {
+    *ret = (struct cmd_launch){.options = options, .is_cancelled = is_cancelled};
+    return cmd_model_files_open(options, &ret->files, err) != 0 || check_settings(ret, err) != 0 ? -1 : 0;
+}
+
+int cmd_launch_start(struct cmd_launch *l, struct err *err) {
+    const struct options *o = l->options;
+    log_info("Model %s (%s), %d layers, context %d, on %d rank(s): tensor parallel %d, pipeline parallel %d%s", o->model,
+             l->files.config.architecture, l->files.config.n_layers, l->max_model_len,
+             (int)(o->tensor_parallel_size * o->pipeline_parallel_size), (int)o->tensor_parallel_size, (int)o->pipeline_parallel_size,
+             o->enable_expert_parallel ? ", expert parallel" : "");
+    return start_cluster(l, err) != 0 || start_ranks(l, err) != 0 || start_engine(l, err) != 0 ? -1 : 0;
+}
+
+void cmd_launch_close(struct cmd_launch *l) {
+    engine_destroy(l->engine);
+    exec_driver_stop(l->driver);
+    cluster_stop(l->cluster, STOP_GRACE_MS);
+    cmd_model_files_close(&l->files);
+}
