@@ -18,12 +18,13 @@ enum { CONFIG_LIMIT_BYTES = 4 << 20, MAX_SIZE = 1 << 24, MAX_LAYERS = 1024, MAX_
 /* The decoders that are known, and what sets them apart. */
 static const struct known {
     const char *name;
-    bool qk_norm, qkv_bias, is_mixture;
+    bool qk_norm, qkv_bias, is_mixture, is_mixtral;
 } known_models[] = {
-    {"Qwen3ForCausalLM", true, false, false},
-    {"Qwen3MoeForCausalLM", true, false, true},
-    {"Qwen2ForCausalLM", false, true, false},
-    {"LlamaForCausalLM", false, false, false},
+    {"Qwen3ForCausalLM", true, false, false, false},
+    {"Qwen3MoeForCausalLM", true, false, true, false},
+    {"Qwen2ForCausalLM", false, true, false, false},
+    {"LlamaForCausalLM", false, false, false, false},
+    {"MixtralForCausalLM", false, false, true, true},
 };
 enum { N_KNOWN = sizeof known_models / sizeof known_models[0] };
 
@@ -238,7 +239,8 @@ static int refuse_quantised(const json_t *json, struct err *err) {
                    how != NULL ? how : "of an unnamed kind");
 }
 
-static int read_mixture(const json_t *json, struct model_config *config, struct err *err) {
+/* is_mixtral: "intermediate_size" is the experts', and the shares of the chosen ones always sum to one. */
+static int read_mixture(const json_t *json, bool is_mixtral, struct model_config *config, struct err *err) {
     const json_t *dense = json_object_get(json, "mlp_only_layers");
     int local, step, shared;
     if (get_size(json, "num_local_experts", 0, MAX_EXPERTS, &local, err) != 0 ||
@@ -249,8 +251,8 @@ static int read_mixture(const json_t *json, struct model_config *config, struct 
     if (config->n_experts == 0)
         return err_set(err, ERR_INVALID, "\"num_experts\" is missing; a mixture of experts must give it");
     if (need_size(json, "num_experts_per_tok", MAX_EXPERTS, &config->n_experts_active, err) != 0 ||
-        need_size(json, "moe_intermediate_size", MAX_SIZE, &config->moe_intermediate, err) != 0 ||
-        json_get_bool(json, "norm_topk_prob", false, &config->norm_topk_prob, err) != 0)
+        need_size(json, is_mixtral ? "intermediate_size" : "moe_intermediate_size", MAX_SIZE, &config->moe_intermediate, err) != 0 ||
+        json_get_bool(json, "norm_topk_prob", is_mixtral, &config->norm_topk_prob, err) != 0)
         return -1;
     if (config->n_experts_active > config->n_experts)
         return err_set(err, ERR_INVALID, "\"num_experts_per_tok\" is %d, but there are %d experts", config->n_experts_active, config->n_experts);
@@ -305,6 +307,7 @@ static int read_config(const json_t *json, struct model_config *config, struct e
         return err_set(err, ERR_UNSUPPORTED, "\"hidden_act\" is \"%.40s\"; only silu is supported", act);
     config->qk_norm = known->qk_norm;
     config->qkv_bias = known->qkv_bias;
+    config->mixtral_names = known->is_mixtral;
     config->weight_block = 1;
     if (check_sizes(config, err) != 0 || refuse_windows(json, config, err) != 0 || read_rope(json, config, err) != 0 ||
         read_dtype(json, config, err) != 0 || read_eos(json, config, err) != 0 ||
@@ -316,7 +319,7 @@ static int read_config(const json_t *json, struct model_config *config, struct e
     if (!known->qkv_bias && refuse_unless_bool(json, "attention_bias", false, "biases in the attention layers", err) != 0)
         return -1;
     if (known->is_mixture)
-        return read_mixture(json, config, err);
+        return read_mixture(json, known->is_mixtral, config, err);
     return need_size(json, "intermediate_size", MAX_SIZE, &config->intermediate, err);
 }
 

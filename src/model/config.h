@@ -32,6 +32,7 @@ struct model_config {
     bool rope_pairs;        /* GGUF's llama: adjacent pairs instead of halves */
     bool qk_norm;           /* Qwen3 */
     bool qkv_bias;          /* Qwen2 */
+    bool mixtral_names;     /* tensors of the mixture are called as Mixtral calls them */
     bool tied;              /* output head = embedding */
     enum dtype dtype;       /* of the checkpoint's float weights, from "dtype"/"torch_dtype" */
     int weight_block;       /* FFN columns that must stay on one rank: the quant block of a GGUF file, else 1 */

@@ -10,7 +10,8 @@ static const struct gguf_architecture {
     const char *gguf, *huggingface;
     bool rope_pairs, is_mixture;
 } architectures[] = {
-    {"llama", "LlamaForCausalLM", true, false}, /* its converter reorders the rows of q and k */
+    /* Mixtral goes by the name of llama. The converter of both reorders the rows of q and k. */
+    {"llama", "LlamaForCausalLM", true, false},
     {"qwen2", "Qwen2ForCausalLM", false, false},
     {"qwen3", "Qwen3ForCausalLM", false, false},
     {"qwen3moe", "Qwen3MoeForCausalLM", false, true},
@@ -118,7 +119,10 @@ json_t *model_config_from_gguf(const struct weights_store *store, bool *ret_rope
                 (long long)rotated, (long long)head_dim);
         return NULL;
     }
-    json_t *json = json_pack("{s:[s], s:b}", "architectures", arch->huggingface, "tie_word_embeddings",
+    int64_t n_experts = 0;
+    weights_gguf_get_int(gguf, key_of(key, arch->gguf, "expert_count"), &n_experts);
+    bool is_mixtral = n_experts > 0 && strcmp(arch->gguf, "llama") == 0;
+    json_t *json = json_pack("{s:[s], s:b}", "architectures", is_mixtral ? "MixtralForCausalLM" : arch->huggingface, "tie_word_embeddings",
                              weights_store_find(store, "output.weight") == NULL);
     int rc = json == NULL ? -1 : copy_numbers(gguf, arch->gguf, json) | copy_rope(gguf, arch->gguf, json) | copy_eos(gguf, json);
     if (rc == 0 && embedding != NULL)

@@ -168,7 +168,7 @@ int model_parts_resolve(struct model *model, const struct weights_store *store, 
 /* The bytes that a part takes once packed: part->dtype must be set. */
 size_t model_part_bytes(const struct model_part *part);
 /* Name of a part's tensor in a store of one kind, for messages. */
-void model_part_name(const struct model_part *part, bool is_gguf, char ret_name[WEIGHTS_NAME_BYTES]);
+void model_part_name(const struct model *model, const struct model_part *part, bool is_gguf, char ret_name[WEIGHTS_NAME_BYTES]);
 /* Allocates all parts' memory and points them into it. */
 int model_parts_place(struct model *model, struct err *err);
 

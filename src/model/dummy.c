@@ -132,7 +132,7 @@ static int choose_dtypes(struct model *model, enum dtype dtype, struct err *err)
         char name[WEIGHTS_NAME_BYTES];
         part->dtype = part->matrix == NULL || part->tensor == MODEL_ROUTER ? DTYPE_F32 : dtype;
         if (part->dtype == dtype && (part->col_begin % block != 0 || part->n_cols % block != 0)) {
-            model_part_name(part, false, name);
+            model_part_name(model, part, false, name);
             return err_set(err, ERR_INVALID, "tensor '%s' cannot be %s on this rank: its columns %d to %d are no whole blocks of %d", name,
                            dtype_name(dtype), part->col_begin, part->col_begin + part->n_cols, block);
         }

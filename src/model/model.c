@@ -205,7 +205,7 @@ uint64_t model_weights_bytes(const struct model *model, const struct weights_sto
         char name[WEIGHTS_NAME_BYTES];
         part.dtype = part.tensor == MODEL_ROUTER ? DTYPE_F32 : model->config.dtype;
         if (store != NULL && part.matrix != NULL && part.tensor != MODEL_ROUTER) {
-            model_part_name(&part, weights_store_gguf(store) != NULL, name);
+            model_part_name(model, &part, weights_store_gguf(store) != NULL, name);
             const struct weights_tensor *tensor = weights_store_find(store, name);
             if (tensor != NULL && part.n_cols % dtype_block_weights(tensor->dtype) == 0)
                 part.dtype = tensor->dtype;

@@ -12,6 +12,7 @@
 static const struct tensor_name {
     const char *huggingface, *gguf;
     bool in_layer, is_vector;
+    const char *mixtral; /* what Mixtral's checkpoints call it, where that differs */
 } names[MODEL_TENSOR_COUNT] = {
     [MODEL_EMBEDDING] = {"model.embed_tokens.weight", "token_embd.weight", false, false},
     [MODEL_HEAD] = {"lm_head.weight", "output.weight", false, false},
@@ -30,17 +31,20 @@ static const struct tensor_name {
     [MODEL_GATE] = {"mlp.gate_proj.weight", "ffn_gate.weight", true, false},
     [MODEL_UP] = {"mlp.up_proj.weight", "ffn_up.weight", true, false},
     [MODEL_DOWN] = {"mlp.down_proj.weight", "ffn_down.weight", true, false},
-    [MODEL_ROUTER] = {"mlp.gate.weight", "ffn_gate_inp.weight", true, false},
-    [MODEL_EXPERT_GATE] = {"mlp.experts.%d.gate_proj.weight", "ffn_gate_exps.weight", true, false},
-    [MODEL_EXPERT_UP] = {"mlp.experts.%d.up_proj.weight", "ffn_up_exps.weight", true, false},
-    [MODEL_EXPERT_DOWN] = {"mlp.experts.%d.down_proj.weight", "ffn_down_exps.weight", true, false},
+    [MODEL_ROUTER] = {"mlp.gate.weight", "ffn_gate_inp.weight", true, false, "block_sparse_moe.gate.weight"},
+    [MODEL_EXPERT_GATE] = {"mlp.experts.%d.gate_proj.weight", "ffn_gate_exps.weight", true, false, "block_sparse_moe.experts.%d.w1.weight"},
+    [MODEL_EXPERT_UP] = {"mlp.experts.%d.up_proj.weight", "ffn_up_exps.weight", true, false, "block_sparse_moe.experts.%d.w3.weight"},
+    [MODEL_EXPERT_DOWN] = {"mlp.experts.%d.down_proj.weight", "ffn_down_exps.weight", true, false, "block_sparse_moe.experts.%d.w2.weight"},
 };
 
 static bool is_expert(enum model_tensor tensor) { return tensor >= MODEL_EXPERT_GATE && tensor <= MODEL_EXPERT_DOWN; }
 
-void model_part_name(const struct model_part *part, bool is_gguf, char ret_name[WEIGHTS_NAME_BYTES]) {
+void model_part_name(const struct model *model, const struct model_part *part, bool is_gguf, char ret_name[WEIGHTS_NAME_BYTES]) {
     const struct tensor_name *name = &names[part->tensor];
-    const char *text = is_gguf ? name->gguf : name->huggingface, *hole = strstr(text, "%d");
+    const char *text = is_gguf                                                ? name->gguf
+                       : model->config.mixtral_names && name->mixtral != NULL ? name->mixtral
+                                                                             : name->huggingface;
+    const char *hole = strstr(text, "%d");
     size_t len = 0;
     if (name->in_layer)
         len = (size_t)snprintf(ret_name, WEIGHTS_NAME_BYTES, is_gguf ? "blk.%d." : "model.layers.%d.", part->layer);
@@ -205,7 +209,7 @@ static int resolve(const struct model *model, const struct weights_store *store,
     if (!is_gguf && is_expert(part->tensor) && resolve_stack(model, store, part, err) != 0)
         return -1;
     if (part->source == NULL) {
-        model_part_name(part, is_gguf, name);
+        model_part_name(model, part, is_gguf, name);
         if (weights_store_need(store, name, &part->source, err) != 0 || check_shape(part, part->source, n_stacked, part->rows, err) != 0)
             return -1;
     }

@@ -8,3 +8,11 @@ add_test(NAME model/check_smollm2
 set_tests_properties(model/check_smollm2 PROPERTIES LABELS data TIMEOUT 600)
 # Minutes under a sanitizer; engine/test_splits runs the same code there.
 set_tests_properties(model/test_golden model/test_invariance PROPERTIES LABELS golden)
+# Mixtures made of the same model: its FFN in six parts that are all active, and six copies of it of which two are.
+add_executable(check_mixture ${CMAKE_SOURCE_DIR}/tests/model/check_mixture.c)
+target_compile_definitions(check_mixture PRIVATE MODEL_TEST_DATA_DIR="${CMAKE_SOURCE_DIR}/tests/model/data")
+target_include_directories(check_mixture PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(check_mixture PRIVATE shoal_model)
+add_test(NAME model/check_mixture
+         COMMAND ${CMAKE_SOURCE_DIR}/tests/model/check_mixture.sh ${CMAKE_BINARY_DIR} $<TARGET_FILE:check_mixture>)
+set_tests_properties(model/check_mixture PROPERTIES LABELS data TIMEOUT 600)
