@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/ops.h"
 
 void kernels_attn_partial(const struct kernels_attn *attn, float *const *out, float *row_max, float *row_sum, void *scratch)
@@ -39,6 +39,6 @@ void kernels_kv_store(enum dtype kv_dtype, const float *row, int head_dim, void 
     } else {
         uint16_t *halves = (uint16_t *)block + (size_t)slot * (size_t)head_dim;
         for (int d = 0; d < head_dim; d++)
-            halves[d] = kernels_f32_to_bf16(row[d]);
+            halves[d] = half_f32_to_bf16(row[d]);
     }
 }

@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/ops.h"
 
 /* The row of a token in a block of keys or values, as floats. */
@@ -13,7 +13,7 @@ static const float *row_read(const struct kernels_attn *attn, const void *const 
     if (attn->kv_dtype == DTYPE_F32)
         return (const float *)block + at;
     for (int d = 0; d < attn->head_dim; d++)
-        converted[d] = kernels_bf16_to_f32(((const uint16_t *)block)[at + (size_t)d]);
+        converted[d] = half_bf16_to_f32(((const uint16_t *)block)[at + (size_t)d]);
     return converted;
 }
 

@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/matrix.h"
 #include "kernels/vector.h"
 
@@ -16,7 +16,7 @@ static float half_at(const uint8_t *bytes)
 {
     uint16_t half;
     memcpy(&half, bytes, sizeof half);
-    return kernels_f16_to_f32(half);
+    return half_f16_to_f32(half);
 }
 
 static void nibbles_read(const uint8_t *qs, uint8_t q[32])
@@ -97,7 +97,7 @@ void kernels_row_to_f32(enum dtype dtype, const void *src, int n, float *out)
         for (int i = 0; i < n; i++) {
             uint16_t half;
             memcpy(&half, bytes + 2 * (size_t)i, sizeof half);
-            out[i] = kernels_bf16_to_f32(half);
+            out[i] = half_bf16_to_f32(half);
         }
         return;
     default: break;
@@ -120,7 +120,7 @@ static void q8_0_from_f32(const float x[32], uint8_t *block)
     for (int i = 0; i < 32; i++)
         max = fmaxf(max, fabsf(x[i]));
     float scale = max / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0;
-    uint16_t half = kernels_f32_to_f16(scale);
+    uint16_t half = half_f32_to_f16(scale);
     memcpy(block, &half, sizeof half);
     for (int i = 0; i < 32; i++)
         block[2 + i] = (uint8_t)(int8_t)fminf(127.0f, fmaxf(-127.0f, roundf(x[i] * inverse)));
@@ -134,7 +134,7 @@ static void q4_0_from_f32(const float x[32], uint8_t *block)
         if (fabsf(x[i]) > fabsf(extreme))
             extreme = x[i];
     float scale = extreme / -8.0f, inverse = scale != 0 ? 1.0f / scale : 0;
-    uint16_t half = kernels_f32_to_f16(scale);
+    uint16_t half = half_f32_to_f16(scale);
     memcpy(block, &half, sizeof half);
     uint8_t q[32];
     for (int i = 0; i < 32; i++)
@@ -151,7 +151,7 @@ void kernels_row_from_f32(enum dtype dtype, const float *src, int n, void *out)
     case DTYPE_F16:
     case DTYPE_BF16:
         for (int i = 0; i < n; i++) {
-            uint16_t half = dtype == DTYPE_F16 ? kernels_f32_to_f16(src[i]) : kernels_f32_to_bf16(src[i]);
+            uint16_t half = dtype == DTYPE_F16 ? half_f32_to_f16(src[i]) : half_f32_to_bf16(src[i]);
             memcpy(bytes + 2 * (size_t)i, &half, sizeof half);
         }
         return;

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/ops.h"
 #include "kernels/panel.h"
 
@@ -23,11 +23,11 @@ static void column_read(enum dtype dtype, const uint8_t *panel, int c, float w[R
     if (dtype == DTYPE_F16) {
         memcpy(halves, panel + (size_t)c * 32, 32);
         for (int r = 0; r < ROWS; r++)
-            w[r] = kernels_f16_to_f32(halves[r]);
+            w[r] = half_f16_to_f32(halves[r]);
     } else {
         memcpy(halves, panel + (size_t)(c / 2) * 64, 64);
         for (int r = 0; r < ROWS; r++)
-            w[r] = kernels_bf16_to_f32(halves[2 * r + c % 2]);
+            w[r] = half_bf16_to_f32(halves[2 * r + c % 2]);
     }
 }
 

@@ -7,8 +7,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "kernels/blocks.h"
-#include "kernels/half.h"
 #include "kernels/ops.h"
 #include "kernels/panel.h"
 
@@ -161,13 +161,13 @@ void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, flo
     case DTYPE_F16:
         for (int c = 0; c < matrix->n_cols; c++) {
             memcpy(&half, panel + ((size_t)c * ROWS + (size_t)r) * 2, sizeof half);
-            ret_row[c] = kernels_f16_to_f32(half);
+            ret_row[c] = half_f16_to_f32(half);
         }
         return;
     case DTYPE_BF16:
         for (int c = 0; c < matrix->n_cols; c++) {
             memcpy(&half, panel + (size_t)(c / 2) * 64 + (size_t)(r * 4 + c % 2 * 2), sizeof half);
-            ret_row[c] = kernels_bf16_to_f32(half);
+            ret_row[c] = half_bf16_to_f32(half);
         }
         return;
     default: break;

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
+#include "base/half.h"
 #include "kernels/blocks.h"
-#include "kernels/half.h"
 
 enum { ROWS = KERNELS_PANEL_ROWS };
 
@@ -12,7 +12,7 @@ static float half_at(const uint8_t *bytes)
 {
     uint16_t half;
     memcpy(&half, bytes, sizeof half);
-    return kernels_f16_to_f32(half);
+    return half_f16_to_f32(half);
 }
 
 static void scales_read(enum dtype dtype, const uint8_t *panel, int g, struct panel_group *group)

@@ -12,8 +12,8 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "base/half.h"
 #include "base/rand.h"
-#include "kernels/half.h"
 #include "kernels/matrix.h"
 #include "kernels/ops.h"
 
@@ -49,7 +49,7 @@ void check_random_floats(float *x, int n)
 
 static void half_write(uint8_t *at, float value)
 {
-    uint16_t half = kernels_f32_to_f16(value);
+    uint16_t half = half_f32_to_f16(value);
     memcpy(at, &half, sizeof half);
 }
 
@@ -61,7 +61,7 @@ void check_random_row(enum dtype dtype, int n_cols, uint8_t *row)
         for (size_t i = 0; i < block_bytes; i++)
             block[i] = (uint8_t)check_random();
         float d = check_random_float(), m = check_random_float();
-        uint16_t half = kernels_f32_to_bf16(d);
+        uint16_t half = half_f32_to_bf16(d);
         switch (dtype) {
         case DTYPE_F32: memcpy(block, &d, sizeof d); break;
         case DTYPE_F16: half_write(block, d); break;

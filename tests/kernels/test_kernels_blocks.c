@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "kernels/half.h"
+#include "base/half.h"
 #include "kernels/vector.h"
 
 enum { WEIGHTS = 768, MAX_BYTES = WEIGHTS * 4 };
@@ -68,47 +68,47 @@ static void test_f16_all_values(void **state)
 {
     (void)state;
     for (uint32_t half = 0; half < 0x10000; half++) {
-        float value = kernels_f16_to_f32((uint16_t)half);
+        float value = half_f16_to_f32((uint16_t)half);
         uint32_t magnitude = half & 0x7fff;
         if (magnitude > 0x7c00) {
-            assert_true(isnan(value) && isnan(kernels_f16_to_f32(kernels_f32_to_f16(value))));
+            assert_true(isnan(value) && isnan(half_f16_to_f32(half_f32_to_f16(value))));
             continue;
         }
         double expected = magnitude == 0x7c00 ? INFINITY
                           : magnitude < 0x400 ? ldexp(magnitude, -24)
                                               : ldexp(1024 + magnitude % 1024, (int)(magnitude / 1024) - 25);
         assert_true(value == (half & 0x8000 ? -expected : expected));
-        assert_int_equal(kernels_f32_to_f16(value), half);
+        assert_int_equal(half_f32_to_f16(value), half);
         if (magnitude >= 0x7bff)
             continue;
         /* Half way to the next value goes to the even one, a little more goes up. */
-        float next = kernels_f16_to_f32((uint16_t)(half + 1)), middle = (value + next) / 2;
-        assert_int_equal(kernels_f32_to_f16(middle), half + half % 2);
-        assert_int_equal(kernels_f32_to_f16(nextafterf(middle, next)), half + 1);
+        float next = half_f16_to_f32((uint16_t)(half + 1)), middle = (value + next) / 2;
+        assert_int_equal(half_f32_to_f16(middle), half + half % 2);
+        assert_int_equal(half_f32_to_f16(nextafterf(middle, next)), half + 1);
     }
-    assert_int_equal(kernels_f32_to_f16(65519.996f), 0x7bff);
-    assert_int_equal(kernels_f32_to_f16(65520.0f), 0x7c00);
-    assert_int_equal(kernels_f32_to_f16(1e30f), 0x7c00);
-    assert_int_equal(kernels_f32_to_f16(-1e-30f), 0x8000);
+    assert_int_equal(half_f32_to_f16(65519.996f), 0x7bff);
+    assert_int_equal(half_f32_to_f16(65520.0f), 0x7c00);
+    assert_int_equal(half_f32_to_f16(1e30f), 0x7c00);
+    assert_int_equal(half_f32_to_f16(-1e-30f), 0x8000);
 }
 
 static void test_bf16_all_values(void **state)
 {
     (void)state;
     for (uint32_t half = 0; half < 0x10000; half++) {
-        float value = kernels_bf16_to_f32((uint16_t)half);
+        float value = half_bf16_to_f32((uint16_t)half);
         if (isnan(value)) {
-            assert_true(isnan(kernels_bf16_to_f32(kernels_f32_to_bf16(value))));
+            assert_true(isnan(half_bf16_to_f32(half_f32_to_bf16(value))));
             continue;
         }
-        assert_int_equal(kernels_f32_to_bf16(value), half);
+        assert_int_equal(half_f32_to_bf16(value), half);
         if (isinf(value))
             continue;
-        float middle = kernels_bits_to_f32(half << 16 | 0x8000);
-        assert_int_equal(kernels_f32_to_bf16(middle), half + half % 2);
-        assert_int_equal(kernels_f32_to_bf16(kernels_bits_to_f32(half << 16 | 0x8001)), half + 1);
+        float middle = half_bits_to_f32(half << 16 | 0x8000);
+        assert_int_equal(half_f32_to_bf16(middle), half + half % 2);
+        assert_int_equal(half_f32_to_bf16(half_bits_to_f32(half << 16 | 0x8001)), half + 1);
     }
-    assert_true(isnan(kernels_bf16_to_f32(kernels_f32_to_bf16(kernels_bits_to_f32(0x7fffffff)))));
+    assert_true(isnan(half_bf16_to_f32(half_f32_to_bf16(half_bits_to_f32(0x7fffffff)))));
 }
 
 int main(void)

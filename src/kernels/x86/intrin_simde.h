@@ -8,7 +8,7 @@
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 
-#include "kernels/half.h"
+#include "base/half.h"
 
 /* Lane i of out = expression over lane i of the input array. */
 #define SIMDE_LANES(out_type, in_type, in, expression)                                                                                 \
@@ -20,7 +20,7 @@
 
 static inline simde__m512 simde_lack_cvtph_ps(simde__m256i halves)
 {
-    SIMDE_LANES(float, uint16_t, halves, kernels_f16_to_f32(lanes[i]))
+    SIMDE_LANES(float, uint16_t, halves, half_f16_to_f32(lanes[i]))
     return simde_mm512_loadu_ps(out);
 }
 
@@ -61,7 +61,7 @@ static inline simde__m512 bf16_dot(simde__m512 sum, simde__m512i a, simde__m512i
     memcpy(right, &b, sizeof right);
     memcpy(out, &sum, sizeof out);
     for (int i = 0; i < 32; i++)
-        out[i / 2] += kernels_bf16_to_f32(left[i]) * kernels_bf16_to_f32(right[i]);
+        out[i / 2] += half_bf16_to_f32(left[i]) * half_bf16_to_f32(right[i]);
     return simde_mm512_loadu_ps(out);
 }
 
@@ -70,7 +70,7 @@ static inline void bf16_store(uint16_t *out, simde__m512 x)
     float lanes[16];
     memcpy(lanes, &x, sizeof lanes);
     for (int i = 0; i < 16; i++)
-        out[i] = kernels_f32_to_bf16(lanes[i]);
+        out[i] = half_f32_to_bf16(lanes[i]);
 }
 
 #endif

@@ -1,52 +1,52 @@
-/* 16-bit floats to and from float, in plain C: exact one way, round to nearest even the other. Private to src/kernels. */
-#ifndef KERNELS_HALF_H
-#define KERNELS_HALF_H
+/* 16-bit floats to and from float, in plain C: exact one way, round to nearest even the other. Pure functions. */
+#ifndef BASE_HALF_H
+#define BASE_HALF_H
 
 #include <stdint.h>
 #include <string.h>
 
-static inline float kernels_bits_to_f32(uint32_t bits)
+static inline float half_bits_to_f32(uint32_t bits)
 {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline uint32_t kernels_f32_to_bits(float value)
+static inline uint32_t half_f32_to_bits(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static inline float kernels_bf16_to_f32(uint16_t half)
+static inline float half_bf16_to_f32(uint16_t half)
 {
-    return kernels_bits_to_f32((uint32_t)half << 16);
+    return half_bits_to_f32((uint32_t)half << 16);
 }
 
-static inline uint16_t kernels_f32_to_bf16(float value)
+static inline uint16_t half_f32_to_bf16(float value)
 {
-    uint32_t bits = kernels_f32_to_bits(value);
+    uint32_t bits = half_f32_to_bits(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)(bits >> 16 | 0x40u); /* a NaN stays one: rounding could carry it into infinity */
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
-static inline float kernels_f16_to_f32(uint16_t half)
+static inline float half_f16_to_f32(uint16_t half)
 {
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
     uint32_t magnitude = half & 0x7fffu;
     if (magnitude >= 0x7c00u) /* infinity or NaN */
-        return kernels_bits_to_f32(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+        return half_bits_to_f32(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
     if (magnitude >= 0x400u) /* normal: move the exponent's bias from 15 to 127 */
-        return kernels_bits_to_f32(sign | ((magnitude << 13) + (112u << 23)));
+        return half_bits_to_f32(sign | ((magnitude << 13) + (112u << 23)));
     float value = (float)magnitude * 0x1p-24f;
     return sign ? -value : value;
 }
 
-static inline uint16_t kernels_f32_to_f16(float value)
+static inline uint16_t half_f32_to_f16(float value)
 {
-    uint32_t bits = kernels_f32_to_bits(value);
+    uint32_t bits = half_f32_to_bits(value);
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
     uint32_t magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u)
@@ -58,8 +58,8 @@ static inline uint16_t kernels_f32_to_f16(float value)
         return (uint16_t)(sign | (shifted + 0xfffu + (shifted >> 13 & 1u)) >> 13);
     }
     /* Subnormal: adding 0.5 leaves the value in the low bits in units of 2^-24, rounded by the addition itself. */
-    float sum = kernels_bits_to_f32(magnitude) + 0.5f;
-    return (uint16_t)(sign | (kernels_f32_to_bits(sum) - kernels_f32_to_bits(0.5f)));
+    float sum = half_bits_to_f32(magnitude) + 0.5f;
+    return (uint16_t)(sign | (half_f32_to_bits(sum) - half_f32_to_bits(0.5f)));
 }
 
 #endif
