@@ -84,8 +84,12 @@ static int compare(const struct run *dense, const struct run *mixture, int n_cas
 int main(int argc, char **argv) {
     struct err err;
     json_t *golden = json_parse_file(MODEL_TEST_DATA_DIR "/smollm2-135m-q4_1.json", 16 << 20, &err);
-    if (argc < 3 || golden == NULL)
-        kit_die("usage: check_mixture DENSE.gguf MIXTURE.gguf…", &err);
+    if (argc < 3) {
+        fprintf(stderr, "usage: check_mixture DENSE.gguf MIXTURE.gguf…\n");
+        return 2;
+    }
+    if (golden == NULL)
+        kit_die("golden file", &err);
     kernels_setup(kernels_isa_detect());
     const json_t *cases = json_object_get(golden, "cases");
     struct rig base = {.batched = true, .n_threads = 2, .kv_dtype = DTYPE_F32, .max_context = 512};

@@ -34,6 +34,8 @@ struct rig {
     bool is_dummy;
     const json_t *overrides;
     int max_context;
+    void (*loaded)(const struct model *model, void *ctx); /* or NULL: called by rank 0 once its weights are there */
+    void *loaded_ctx;
     /* The rig's own. */
     struct model_config config;
     struct weights_store *store;
@@ -150,6 +152,8 @@ static inline int rig_rank_main(struct kit_seat *seat) {
         pthread_mutex_lock(&rig->lock);
         rig->weights_bytes += progress;
         pthread_mutex_unlock(&rig->lock);
+        if (rc == 0 && rig->loaded != NULL && seat->rank == 0)
+            rig->loaded(rank.model, rig->loaded_ctx);
         if (rc == 0)
             rc = rig_run_seqs(&rank, err);
     }

@@ -16,3 +16,10 @@ target_link_libraries(check_mixture PRIVATE shoal_model)
 add_test(NAME model/check_mixture
          COMMAND ${CMAKE_SOURCE_DIR}/tests/model/check_mixture.sh ${CMAKE_BINARY_DIR} $<TARGET_FILE:check_mixture>)
 set_tests_properties(model/check_mixture PROPERTIES LABELS data TIMEOUT 600)
+# The flagship's layer at its full size, 5 GB of random weights.
+add_executable(check_full_layer ${CMAKE_SOURCE_DIR}/tests/model/check_full_layer.c)
+target_include_directories(check_full_layer PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(check_full_layer PRIVATE shoal_model)
+configure_file(${CMAKE_SOURCE_DIR}/tests/data/configs/Qwen--Qwen3-235B-A22B_config.json ${CMAKE_CURRENT_BINARY_DIR}/qwen3-235b/config.json COPYONLY)
+add_test(NAME model/check_full_layer COMMAND check_full_layer ${CMAKE_CURRENT_BINARY_DIR}/qwen3-235b)
+set_tests_properties(model/check_full_layer PROPERTIES LABELS golden TIMEOUT 600)
