@@ -5,6 +5,7 @@
 #include "cluster/cluster.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,7 +51,7 @@ int launch_args_make(const struct cluster *cluster, int node, const char *interf
     launch_addr_text(&cluster->bound, driver, sizeof driver);
     snprintf(slot, sizeof slot, "%d", node);
     ret->n = 0;
-    if (add_arg(ret, "worker", err) != 0 || add_option(ret, "--driver", driver, err) != 0 || add_option(ret, "--slot", slot, err) != 0 ||
+    if (add_arg(ret, cluster->opts.role != NULL ? cluster->opts.role : "worker", err) != 0 || add_option(ret, "--driver", driver, err) != 0 || add_option(ret, "--slot", slot, err) != 0 ||
         add_option(ret, "--interface", interface, err) != 0 || add_option(ret, "--cpu-max", cluster->opts.cpu_max, err) != 0 ||
         add_option(ret, "--log-level", cluster->opts.log_level, err) != 0)
         return -1;
@@ -73,6 +74,42 @@ int launch_iface_choose(struct cluster *cluster, const char *toward, struct err 
     else
         snprintf(cluster->iface_why, sizeof cluster->iface_why, "this host alone");
     return 0;
+}
+
+void launch_node_miss(struct cluster *cluster, int node, const char *why) {
+    struct cluster_node *missed = &cluster->nodes[node];
+    snprintf(missed->missing, sizeof missed->missing, "%s", why);
+    if (missed->fd >= 0)
+        close(missed->fd);
+    missed->fd = -1;
+}
+
+int launch_own_program(char *ret_path, size_t size_bytes, struct err *err) {
+    ssize_t n = readlink("/proc/self/exe", ret_path, size_bytes - 1);
+    if (n < 0)
+        return err_set(err, ERR_IO, "/proc/self/exe: %s", strerror(errno));
+    ret_path[n] = '\0';
+    return 0;
+}
+
+void launch_add_quoted(struct buf *out, const char *text) {
+    buf_append_char(out, '\'');
+    for (; *text != '\0'; text++) {
+        if (*text == '\'')
+            buf_append_str(out, "'\\''");
+        else
+            buf_append_char(out, *text);
+    }
+    buf_append_char(out, '\'');
+}
+
+static bool is_address(const char *text) {
+    struct in6_addr room;
+    return inet_pton(AF_INET, text, &room) == 1 || inet_pton(AF_INET6, text, &room) == 1;
+}
+
+const char *launch_iface_for_all(const char *interface) {
+    return interface == NULL || interface[0] == '\0' || is_address(interface) ? NULL : interface;
 }
 
 static int make_id(struct cluster *cluster, struct err *err) {
@@ -101,6 +138,8 @@ static int check_opts(const struct cluster_opts *opts, struct err *err) {
         return err_set(err, ERR_INTERNAL, "a launch needs sizes of at least 1 and a build");
     if (opts->n_nodes > CLUSTER_MAX_NODES)
         return err_set(err, ERR_LIMIT, "--nnodes %d is more than the %d nodes that shoal supports", opts->n_nodes, CLUSTER_MAX_NODES);
+    if (opts->backend == CLUSTER_SSH && (!opts->is_survey || opts->n_hosts < 1))
+        return err_set(err, ERR_INTERNAL, "ssh is for surveys of at least one host");
     return 0;
 }
 
@@ -116,7 +155,7 @@ static int run_start(struct cluster *cluster, struct err *err) {
 
 int cluster_start(const struct cluster_opts *opts, struct cluster **ret, struct err *err) {
     static const struct launch_ops *const backends[] = {
-        [CLUSTER_MP] = &launch_mp_ops, [CLUSTER_RAY] = &launch_ray_ops, [CLUSTER_HAND] = &launch_hand_ops};
+        [CLUSTER_MP] = &launch_mp_ops, [CLUSTER_RAY] = &launch_ray_ops, [CLUSTER_HAND] = &launch_hand_ops, [CLUSTER_SSH] = &launch_ssh_ops};
     if (check_opts(opts, err) != 0)
         return -1;
     struct cluster *cluster = calloc(1, sizeof *cluster);

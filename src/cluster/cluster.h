@@ -1,8 +1,11 @@
 /*
  * A launch: the worker processes of all nodes, from placement to the last one's end. Backends: `mp` (one local
- * worker process), `ray` (one job per node over Ray's REST interface) and `hand` (workers that users start with
- * --node-rank on other machines). However they start, workers connect back, prove that they belong to this launch,
+ * worker process), `ray` (one job per node over Ray's REST interface), `hand` (workers that users start with
+ * --node-rank on other machines) and `ssh` (one process per host, for surveys). However they start, workers connect back, prove that they belong to this launch,
  * and say HELLO; the driver refuses a different build with both named.
+ *
+ * A survey is a launch that only looks: one agent on every node, and whoever cannot be reached is left out, with the reason,
+ * instead of failing the rest. A different build joins it too, since telling of it is the point.
  *
  * Called by the driver's main thread, then by its watch thread. Knows nothing of models or steps.
  */
@@ -17,8 +20,8 @@
 #include "net/auth.h"
 #include "net/iface.h"
 
-enum cluster_backend { CLUSTER_MP, CLUSTER_RAY, CLUSTER_HAND };
-enum { CLUSTER_MAX_NODES = 64, CLUSTER_NAME_BYTES = 64, CLUSTER_PROTOCOL = 1, CLUSTER_HAND_PORT = 29501 };
+enum cluster_backend { CLUSTER_MP, CLUSTER_RAY, CLUSTER_HAND, CLUSTER_SSH };
+enum { CLUSTER_MAX_NODES = 64, CLUSTER_NAME_BYTES = 64, CLUSTER_BUILD_BYTES = 128, CLUSTER_MISSING_BYTES = 1024, CLUSTER_PROTOCOL = 1, CLUSTER_HAND_PORT = 29501 };
 
 struct cluster_opts {
     enum cluster_backend backend;
@@ -36,6 +39,12 @@ struct cluster_opts {
     /* hand */
     const char *master_addr; /* where the driver listens */
     uint16_t master_port;    /* 0: CLUSTER_HAND_PORT */
+    /* survey */
+    bool is_survey;   /* n_nodes 0: all that there are */
+    const char *role; /* the command that workers are started as; NULL: "worker" */
+    const char *const *hosts; /* ssh: names or addresses, "user@host" allowed */
+    int n_hosts;
+    const char *ssh_command; /* program and options, split at spaces; NULL: "ssh" */
     /* Asked at least once a second while starting, or NULL: true gives up with ERR_CANCELLED. */
     bool (*is_cancelled)(void *ctx);
     void *cancel_ctx;
@@ -50,6 +59,10 @@ struct cluster_node {
     int64_t pid;
     int n_cpus;
     uint64_t mem_total_bytes, mem_available_bytes;
+    char placed_host[NET_ADDR_BYTES];    /* where the backend says that it is; "": it does not say */
+    char host_name[CLUSTER_NAME_BYTES];  /* as the node calls itself */
+    char build[CLUSTER_BUILD_BYTES];     /* of its worker */
+    char missing[CLUSTER_MISSING_BYTES]; /* survey: why it is not there (fd is -1), or "" */
 };
 
 struct cluster;

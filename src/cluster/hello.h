@@ -11,8 +11,6 @@
 #include "base/err.h"
 #include "cluster/cluster.h"
 
-enum { CLUSTER_BUILD_BYTES = 128 };
-
 struct cluster_hello {
     int64_t protocol;
     char build[CLUSTER_BUILD_BYTES];

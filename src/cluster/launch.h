@@ -18,7 +18,7 @@ enum { LAUNCH_ID_BYTES = 17, LAUNCH_ARG_BYTES = 160, LAUNCH_MAX_ARGS = 16, LAUNC
  * place: fills nodes (name, host, ranks; n_threads where it reserves CPUs, else 0), iface, bound (the port to listen on, or 0)
  *        and iface_why. Replaces secret where it does not come fresh.
  * start: starts the workers; the rendezvous listens at `bound` by now.
- * poll: see cluster_poll.
+ * poll: see cluster_poll. In a survey it leaves out the nodes whose process or job has ended, and does not fail for them.
  * describe: why a node that has not joined may be missing, for people: "worker process 12 runs, but …".
  * stop: ends everything that start began and frees `backend`, also after a failed place or start.
  */
@@ -30,7 +30,7 @@ struct launch_ops {
     void (*stop)(struct cluster *cluster, int grace_ms);
 };
 
-extern const struct launch_ops launch_mp_ops, launch_hand_ops, launch_ray_ops;
+extern const struct launch_ops launch_mp_ops, launch_hand_ops, launch_ray_ops, launch_ssh_ops;
 
 struct cluster {
     struct cluster_opts opts; /* its strings are borrowed and valid in cluster_start alone */
@@ -47,6 +47,9 @@ struct cluster {
     void *backend; /* the backend's own state */
 };
 
+/* Survey: leaves a node out, with the reason, and closes its connection. */
+void launch_node_miss(struct cluster *cluster, int node, const char *why);
+
 /* The arguments of a worker: "worker" "--driver" …, without the program. */
 struct launch_args {
     int n;
@@ -56,6 +59,12 @@ int launch_args_make(const struct cluster *cluster, int node, const char *interf
 
 /* net_iface_choose into cluster->iface, with the reason for the choice in iface_why. */
 int launch_iface_choose(struct cluster *cluster, const char *toward, struct err *err);
+/* Path of this program. */
+int launch_own_program(char *ret_path, size_t size_bytes, struct err *err);
+/* Appends in single quotes for /bin/sh. */
+void launch_add_quoted(struct buf *out, const char *text);
+/* An interface's name means the same on all nodes, or so its user hopes; an address of this host does not: NULL. */
+const char *launch_iface_for_all(const char *interface);
 /* How long ago a launch began is not kept: milliseconds of its deadline, with the default filled in. */
 int launch_timeout_ms(const struct cluster *cluster);
 bool launch_is_cancelled(const struct cluster *cluster);

@@ -2,8 +2,6 @@
  * Backend `ray`: one job on each chosen node of a Ray cluster, which reserves the CPUs, starts and stops the worker and
  * keeps its log. If one job fails, all are stopped. See launch.h; docs of the interface: ray_client.h.
  */
-#include <arpa/inet.h>
-#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,6 +87,7 @@ static void fill_node(struct cluster *cluster, int index, const struct cluster_o
     node->n_ranks = share->n_ranks;
     node->n_threads = share->n_threads;
     snprintf(node->host, sizeof node->host, "%s", offer->host);
+    snprintf(node->placed_host, sizeof node->placed_host, "%s", offer->host);
     snprintf(node->name, sizeof node->name, "%.*s", SHORT_ID_BYTES, offer->id);
     snprintf(job->node_id, sizeof job->node_id, "%s", offer->id);
     snprintf(job->id, sizeof job->id, "shoal-%s-%d", cluster->id, index);
@@ -116,6 +115,37 @@ static int choose_iface(struct cluster *cluster, const struct cluster_offer *off
     return 0;
 }
 
+/* Every node that is alive, this host first, and a line for each that should be there and is not. No CPUs are reserved. */
+static void share_survey(struct cluster *cluster, const struct cluster_offer *offers, int n_offers, struct cluster_share *ret, int *ret_n) {
+    int n = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < n_offers && n < CLUSTER_MAX_NODES; i++)
+            if (offers[i].is_own == (pass == 0)) {
+                ret[n] = (struct cluster_share){.offer = i, .first_rank = n, .n_ranks = 1};
+                n++;
+            }
+    *ret_n = n;
+    char why[128];
+    snprintf(why, sizeof why, "Ray has %d live node(s), but --nnodes says %d: start Ray on the missing ones", n_offers, cluster->opts.n_nodes);
+    for (; n < cluster->opts.n_nodes; n++) {
+        cluster->nodes[n].n_ranks = 1;
+        launch_node_miss(cluster, n, why);
+    }
+    cluster->n_nodes = n;
+}
+
+static int survey_room(struct cluster *cluster, struct cluster_offer *offers, int *ret_n_offers, struct cluster_share *shares, int *ret_n,
+                       struct err *err) {
+    struct ray_launch *launch = cluster->backend;
+    if (cluster_ray_nodes(&launch->ray, offers, ret_n_offers, err) != 0)
+        return -1;
+    if (*ret_n_offers == 0)
+        return err_set(err, ERR_NOT_FOUND, "Ray has no live node");
+    mark_own(offers, *ret_n_offers);
+    share_survey(cluster, offers, *ret_n_offers, shares, ret_n);
+    return 0;
+}
+
 static int ray_place(struct cluster *cluster, struct err *err) {
     struct ray_launch *launch = calloc(1, sizeof *launch);
     struct cluster_offer *offers = calloc(CLUSTER_MAX_OFFERS, sizeof *offers);
@@ -125,49 +155,28 @@ static int ray_place(struct cluster *cluster, struct err *err) {
     if (launch == NULL || offers == NULL)
         err_set(err, ERR_NOMEM, "no memory for a launch over Ray");
     else if (cluster_ray_open(cluster->opts.ray_address, &launch->ray, err) == 0 &&
-             find_room(cluster, offers, &n_offers, shares, &n_shares, err) == 0 &&
+             (cluster->opts.is_survey ? survey_room : find_room)(cluster, offers, &n_offers, shares, &n_shares, err) == 0 &&
              choose_iface(cluster, offers, n_offers, shares, n_shares, err) == 0) {
         for (int i = 0; i < n_shares; i++)
             fill_node(cluster, i, &offers[shares[i].offer], &shares[i]);
-        cluster->n_nodes = n_shares;
+        if (!cluster->opts.is_survey)
+            cluster->n_nodes = n_shares;
         result = 0;
     }
     free(offers);
     return result;
 }
 
-/* In single quotes for /bin/sh. */
-static void add_quoted(struct buf *out, const char *text) {
-    buf_append_char(out, '\'');
-    for (; *text != '\0'; text++) {
-        if (*text == '\'')
-            buf_append_str(out, "'\\''");
-        else
-            buf_append_char(out, *text);
-    }
-    buf_append_char(out, '\'');
-}
-
-static bool is_address(const char *text) {
-    struct in6_addr room;
-    return inet_pton(AF_INET, text, &room) == 1 || inet_pton(AF_INET6, text, &room) == 1;
-}
-
-/* An interface's name means the same on all nodes, or so its user hopes; an address of this host does not. */
-static const char *for_all_nodes(const char *interface) {
-    return interface == NULL || interface[0] == '\0' || is_address(interface) ? NULL : interface;
-}
-
 /* "exec 'PROGRAM' 'worker' …": exec, so that Ray's signals reach the worker itself. */
 static int make_entrypoint(const struct cluster *cluster, int node, const char *program, struct buf *out, struct err *err) {
     struct launch_args args;
-    if (launch_args_make(cluster, node, for_all_nodes(cluster->opts.interface), &args, err) != 0)
+    if (launch_args_make(cluster, node, launch_iface_for_all(cluster->opts.interface), &args, err) != 0)
         return -1;
     buf_append_str(out, "exec ");
-    add_quoted(out, program);
+    launch_add_quoted(out, program);
     for (int i = 0; i < args.n; i++) {
         buf_append_char(out, ' ');
-        add_quoted(out, args.items[i]);
+        launch_add_quoted(out, args.items[i]);
     }
     return out->failed ? err_set(err, ERR_LIMIT, "the worker's command line is longer than %zu bytes", out->limit_bytes) : 0;
 }
@@ -181,7 +190,7 @@ static int submit(struct cluster *cluster, int index, const char *program, const
     int n_env = 2;
     hash_hex(cluster->secret.bytes, NET_SECRET_BYTES, secret);
     for (size_t i = 0; i < sizeof passed_on / sizeof passed_on[0]; i++) {
-        const char *value = for_all_nodes(getenv(passed_on[i]));
+        const char *value = launch_iface_for_all(getenv(passed_on[i]));
         if (value != NULL) {
             env[n_env++] = passed_on[i];
             env[n_env++] = value;
@@ -204,19 +213,11 @@ static int submit(struct cluster *cluster, int index, const char *program, const
     return result == 0 ? 0 : err_wrap(err, "node %d (%s)", index, cluster->nodes[index].host);
 }
 
-static int own_program(char ret_path[PATH_MAX], struct err *err) {
-    ssize_t n = readlink("/proc/self/exe", ret_path, PATH_MAX - 1);
-    if (n < 0)
-        return err_set(err, ERR_IO, "/proc/self/exe: %s", strerror(errno));
-    ret_path[n] = '\0';
-    return 0;
-}
-
 static int ray_start(struct cluster *cluster, struct err *err) {
     struct ray_launch *launch = cluster->backend;
     char own[PATH_MAX], package[128];
     const char *program = getenv("SHOAL_BINARY"), *working_dir = NULL;
-    if (own_program(own, err) != 0)
+    if (launch_own_program(own, sizeof own, err) != 0)
         return -1;
     if (cluster->opts.ray_ship_binary) {
         if (cluster_ray_ship(&launch->ray, own, package, sizeof package, err) != 0)
@@ -226,10 +227,18 @@ static int ray_start(struct cluster *cluster, struct err *err) {
     } else if (program == NULL || program[0] == '\0') {
         program = own;
     }
-    for (int i = 0; i < cluster->n_nodes; i++)
-        if (launch_is_cancelled(cluster) ? err_set(err, ERR_CANCELLED, "stopped while starting jobs")
-                                         : submit(cluster, i, program, working_dir, err))
-            return -1;
+    for (int i = 0; i < cluster->n_nodes; i++) {
+        struct err why;
+        if (cluster->nodes[i].missing[0] != '\0')
+            continue;
+        if (launch_is_cancelled(cluster))
+            return err_set(err, ERR_CANCELLED, "stopped while starting jobs");
+        if (submit(cluster, i, program, working_dir, &why) == 0)
+            continue;
+        if (!cluster->opts.is_survey)
+            return err_copy(err, &why);
+        launch_node_miss(cluster, i, why.msg);
+    }
     launch->polled_ms = clock_mono_ms();
     return 0;
 }
@@ -285,7 +294,11 @@ static int ray_poll(struct cluster *cluster, struct err *err) {
     if (launch->failure.code == ERR_NONE && now_ms - launch->polled_ms >= POLL_GAP_MS) {
         launch->polled_ms = now_ms;
         for (int i = 0; i < cluster->n_nodes && launch->failure.code == ERR_NONE && clock_left_ms(deadline_ms) > 0; i++) {
-            poll_job(cluster, launch->next, clock_left_ms(deadline_ms));
+            if (launch->jobs[launch->next].is_submitted && cluster->nodes[launch->next].missing[0] == '\0' &&
+                poll_job(cluster, launch->next, clock_left_ms(deadline_ms)) != 0 && cluster->opts.is_survey) {
+                launch_node_miss(cluster, launch->next, launch->failure.msg);
+                launch->failure.code = ERR_NONE;
+            }
             launch->next = (launch->next + 1) % cluster->n_nodes;
         }
     }

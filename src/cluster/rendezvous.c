@@ -64,7 +64,7 @@ static void judge(const struct rendezvous *r, const struct cluster_hello *hello,
         snprintf(ret_why, size_bytes,
                  "it speaks protocol %d (build %s), this driver speaks %d (build %s); install the same build on all nodes",
                  (int)hello->protocol, hello->build, CLUSTER_PROTOCOL, cluster->opts.build);
-    else if (strcmp(hello->build, cluster->opts.build) != 0)
+    else if (!cluster->opts.is_survey && strcmp(hello->build, cluster->opts.build) != 0)
         snprintf(ret_why, size_bytes, "it is build %s, this driver is build %s; install the same build on all nodes", hello->build,
                  cluster->opts.build);
     else if (hello->slot < 0 || hello->slot >= cluster->n_nodes)
@@ -83,6 +83,9 @@ static void let_in(struct rendezvous *r, int fd, const struct cluster_hello *hel
     node->mem_total_bytes = (uint64_t)hello->mem_total_bytes;
     node->mem_available_bytes = (uint64_t)hello->mem_available_bytes;
     snprintf(node->host, sizeof node->host, "%s", hello->address);
+    snprintf(node->host_name, sizeof node->host_name, "%s", hello->host_name);
+    snprintf(node->build, sizeof node->build, "%s", hello->build);
+    node->missing[0] = '\0';
     if (node->name[0] == '\0')
         snprintf(node->name, sizeof node->name, "%s", hello->host_name);
     guest->n_pings = 0;
@@ -125,7 +128,9 @@ static int greet(struct rendezvous *r, int fd, const struct net_addr *peer, stru
     /* A worker that this launch started itself will not come again; one by hand may be replaced by its user. */
     bool is_final =
         cluster->opts.backend != CLUSTER_HAND && (hello.slot < 0 || hello.slot >= cluster->n_nodes || cluster->nodes[hello.slot].fd < 0);
-    if (!is_final)
+    if (is_final && cluster->opts.is_survey && hello.slot >= 0 && hello.slot < cluster->n_nodes)
+        launch_node_miss(cluster, (int)hello.slot, why);
+    if (!is_final || cluster->opts.is_survey)
         return 0;
     if (hello.slot >= 0 && hello.slot < cluster->n_nodes)
         return err_set(err, ERR_PEER, "node %d (%s): its worker was refused: %s", (int)hello.slot, cluster->nodes[hello.slot].host, why);
@@ -146,16 +151,27 @@ static int hear(struct rendezvous *r, int index, struct err *err) {
     return 0;
 }
 
+/* What a node that has joined did wrong: the end of the launch, or of the node's part in a survey. */
+static int lose_node(struct rendezvous *r, int index, struct err *err) {
+    if (!r->cluster->opts.is_survey)
+        return -1;
+    launch_node_miss(r->cluster, index, err->msg);
+    return 0;
+}
+
 static int ping_all(struct rendezvous *r, struct err *err) {
     int64_t now_ms = clock_mono_ms();
     for (int i = 0; i < r->cluster->n_nodes; i++) {
         struct cluster_node *node = &r->cluster->nodes[i];
         if (node->fd < 0)
             continue;
+        int result = 0;
         if (now_ms - r->guests[i].heard_ms > SILENCE_MS)
-            return err_set(err, ERR_PEER, "node %d (%s) joined and has been silent for %d s", i, node->host, SILENCE_MS / 1000);
-        if (net_frame_send(node->fd, NET_FRAME_PING, NULL, 0, now_ms + FRAME_TIMEOUT_MS, err) != 0)
-            return err_wrap(err, "node %d (%s) joined and was lost again while others were awaited", i, node->host);
+            result = err_set(err, ERR_PEER, "node %d (%s) joined and has been silent for %d s", i, node->host, SILENCE_MS / 1000);
+        else if (net_frame_send(node->fd, NET_FRAME_PING, NULL, 0, now_ms + FRAME_TIMEOUT_MS, err) != 0)
+            result = err_wrap(err, "node %d (%s) joined and was lost again while others were awaited", i, node->host);
+        if (result != 0 && lose_node(r, i, err) != 0)
+            return -1;
         r->guests[i].n_pings++;
     }
     return 0;
@@ -191,9 +207,22 @@ static int missing_error(const struct rendezvous *r, struct err *err) {
 
 static bool all_here(const struct rendezvous *r) {
     for (int i = 0; i < r->cluster->n_nodes; i++)
-        if (r->cluster->nodes[i].fd < 0 || r->guests[i].n_pings > 0)
+        if (r->cluster->nodes[i].fd < 0 ? r->cluster->nodes[i].missing[0] == '\0' : r->guests[i].n_pings > 0)
             return false;
     return true;
+}
+
+/* A survey's deadline: whoever is not here is left out, and so is whoever joined and fell silent. */
+static void leave_out_missing(struct rendezvous *r) {
+    for (int i = 0; i < r->cluster->n_nodes; i++) {
+        struct cluster_node *node = &r->cluster->nodes[i];
+        char why[SHORT_BYTES + REASON_BYTES] = "it joined, but has not answered since";
+        if (node->missing[0] != '\0' || (node->fd >= 0 && r->guests[i].n_pings == 0))
+            continue;
+        if (node->fd < 0)
+            r->cluster->ops->describe(r->cluster, i, waited_s(r), why, sizeof why);
+        launch_node_miss(r->cluster, i, why);
+    }
 }
 
 /* Waits for callers and guests, at most timeout_ms, and serves them. */
@@ -208,7 +237,7 @@ static int serve(struct rendezvous *r, int timeout_ms, struct err *err) {
     if (n <= 0)
         return 0;
     for (int i = 0; i < cluster->n_nodes; i++)
-        if (fds[1 + i].fd >= 0 && fds[1 + i].revents != 0 && hear(r, i, err) != 0)
+        if (fds[1 + i].fd >= 0 && fds[1 + i].revents != 0 && hear(r, i, err) != 0 && lose_node(r, i, err) != 0)
             return -1;
     if (fds[0].revents != 0) {
         int fd;
@@ -228,6 +257,10 @@ static int wait_all(struct rendezvous *r, int64_t deadline_ms, struct err *err) 
         int64_t now_ms = clock_mono_ms();
         if (launch_is_cancelled(r->cluster))
             return err_set(err, ERR_CANCELLED, "stopped while the nodes joined");
+        if (now_ms >= deadline_ms && r->cluster->opts.is_survey) {
+            leave_out_missing(r);
+            return 0;
+        }
         if (now_ms >= deadline_ms)
             return missing_error(r, err);
         if (now_ms - polled_ms >= LAUNCH_POLL_GAP_MS) {
@@ -258,9 +291,13 @@ static int welcome(struct rendezvous *r, struct err *err) {
     int result = 0;
     for (int i = 0; i < r->cluster->n_nodes && result == 0; i++) {
         struct cluster_node *node = &r->cluster->nodes[i];
+        if (node->fd < 0) /* a survey goes on without it */
+            continue;
         result = net_frame_send(node->fd, NET_FRAME_HELLO, text, strlen(text), clock_mono_ms() + FRAME_TIMEOUT_MS, err);
-        if (result != 0)
+        if (result != 0) {
             err_wrap(err, "node %d (%s)", i, node->host);
+            result = lose_node(r, i, err);
+        }
     }
     free(text);
     return result;
