@@ -139,6 +139,7 @@ struct model {
     int n_parts;
     uint8_t *weights; /* packed matrices and vectors, mapped */
     size_t weights_bytes;
+    _Atomic uint64_t bytes_read; /* of the store's tensors, by this rank */
     float *rope_cos, *rope_sin; /* [max_context, head_dim / 2] */
     uint8_t *kv;                /* [layer][kv head][keys, values][n_blocks][block_size, head_dim], mapped */
     size_t kv_bytes;
@@ -171,6 +172,19 @@ size_t model_part_bytes(const struct model_part *part);
 void model_part_name(const struct model *model, const struct model_part *part, bool is_gguf, char ret_name[WEIGHTS_NAME_BYTES]);
 /* Allocates all parts' memory and points them into it. */
 int model_parts_place(struct model *model, struct err *err);
+
+/* What fills the weights: the file's (load.c), made-up ones (dummy.c). */
+struct model_filler {
+    /* Fills panels [panel_begin, panel_end) of a part, or its vector. Called on any thread; scratch is that thread's, 64-byte aligned. */
+    int (*fill)(void *ctx, struct model_part *part, int panel_begin, int panel_end, uint8_t *scratch, struct err *err);
+    /* Or NULL: told of what will be filled soon. */
+    void (*expect)(void *ctx, const struct model_part *part, int panel_begin, int panel_end);
+    /* Scratch for n_rows of a part's rows. */
+    size_t (*scratch_bytes)(const struct model_part *part, int n_rows);
+    void *ctx;
+};
+/* fill.c: fills all parts, placed before, with the whole team. `cancel` as in model_load. */
+int model_fill(struct model *model, const struct model_filler *filler, model_progress *progress, const atomic_int *cancel, struct err *err);
 
 /* rope.c: fills the tables; factors: [head_dim / 2] divisors of the frequencies, or NULL. */
 void model_rope_fill(struct model *model, const float *factors);

@@ -4,7 +4,6 @@
  * output about as large as its input.
  */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/rand.h"
@@ -12,13 +11,7 @@
 #include "model/decoder.h"
 
 struct dummy {
-    struct model *model;
     uint64_t seed;
-    model_progress *progress;
-    const atomic_int *cancel;
-    uint8_t **scratch; /* by thread: 16 rows in file format and one as floats */
-    int *first_panel;  /* [n_parts + 1] */
-    atomic_int cancelled;
 };
 
 static uint64_t row_seed(const struct dummy *dummy, const struct model_part *part, int row) {
@@ -95,33 +88,27 @@ static void make_vector(const struct dummy *dummy, const struct model_part *part
         (*part->vector)[i] += 1; /* a norm's */
 }
 
-static void make_panel(const struct dummy *dummy, const struct model_part *part, int panel, uint8_t *scratch) {
-    size_t stride_bytes = dtype_row_bytes(part->dtype, (size_t)part->n_cols);
-    float *floats = (float *)(scratch + (stride_bytes * KERNELS_PANEL_ROWS + 63) / 64 * 64);
-    int row = panel * KERNELS_PANEL_ROWS, n = part->n_rows - row < KERNELS_PANEL_ROWS ? part->n_rows - row : KERNELS_PANEL_ROWS;
-    for (int r = 0; r < n; r++)
-        make_row(dummy, part, part->row_begin + row + r, scratch + (size_t)r * stride_bytes, floats);
-    kernels_matrix_pack_panel(part->matrix, panel, scratch, stride_bytes, n);
+/* Rows in file format, and one as floats. */
+static size_t scratch_bytes(const struct model_part *part, int n_rows) {
+    return (dtype_row_bytes(part->dtype, (size_t)part->n_cols) * (size_t)n_rows + 63) / 64 * 64 + (size_t)part->n_cols * sizeof(float);
 }
 
-static void make_parts(void *arg, int thread) {
-    struct dummy *dummy = arg;
-    struct model *model = dummy->model;
-    int part = 0;
-    for (int panel; (panel = team_take(model->opts.team)) < dummy->first_panel[model->n_parts];) {
-        if (dummy->cancel != NULL && atomic_load_explicit(dummy->cancel, memory_order_relaxed)) {
-            atomic_store(&dummy->cancelled, 1);
-            return;
-        }
-        while (dummy->first_panel[part + 1] <= panel) /* they only go up */
-            part++;
-        const struct model_part *p = &model->parts[part];
-        if (p->matrix == NULL)
-            make_vector(dummy, p);
-        else
-            make_panel(dummy, p, panel - dummy->first_panel[part], dummy->scratch[thread]);
-        atomic_fetch_add(dummy->progress, p->matrix == NULL ? model_part_bytes(p) : p->matrix->panel_bytes);
+static int make_part(void *ctx, struct model_part *part, int panel_begin, int panel_end, uint8_t *scratch, struct err *err) {
+    const struct dummy *dummy = ctx;
+    (void)err;
+    if (part->matrix == NULL) {
+        make_vector(dummy, part);
+        return 0;
     }
+    size_t stride_bytes = dtype_row_bytes(part->dtype, (size_t)part->n_cols);
+    float *floats = (float *)(scratch + (stride_bytes * KERNELS_PANEL_ROWS + 63) / 64 * 64);
+    for (int panel = panel_begin; panel < panel_end; panel++) {
+        int row = panel * KERNELS_PANEL_ROWS, n = part->n_rows - row < KERNELS_PANEL_ROWS ? part->n_rows - row : KERNELS_PANEL_ROWS;
+        for (int r = 0; r < n; r++)
+            make_row(dummy, part, part->row_begin + row + r, scratch + (size_t)r * stride_bytes, floats);
+        kernels_matrix_pack_panel(part->matrix, panel, scratch, stride_bytes, n);
+    }
+    return 0;
 }
 
 /* Every matrix in `dtype`, the router in F32; all of the cuts must fall between blocks. */
@@ -141,39 +128,11 @@ static int choose_dtypes(struct model *model, enum dtype dtype, struct err *err)
 }
 
 int model_load_dummy(struct model *model, enum dtype dtype, uint64_t seed, model_progress *progress, const atomic_int *cancel, struct err *err) {
-    int n_threads = team_size(model->opts.team), rc = -1;
-    size_t scratch_bytes = 64;
-    struct dummy dummy = {.model = model, .seed = seed, .progress = progress, .cancel = cancel};
+    struct dummy dummy = {.seed = seed};
+    struct model_filler filler = {.fill = make_part, .scratch_bytes = scratch_bytes, .ctx = &dummy};
     if (model->weights != NULL)
         return err_set(err, ERR_INTERNAL, "the model's weights are loaded already");
     if (choose_dtypes(model, dtype, err) != 0 || model_parts_place(model, err) != 0)
         return -1;
-    dummy.first_panel = calloc((size_t)model->n_parts + 1, sizeof *dummy.first_panel);
-    dummy.scratch = calloc((size_t)n_threads, sizeof *dummy.scratch);
-    if (dummy.first_panel == NULL || dummy.scratch == NULL) {
-        err_set(err, ERR_NOMEM, "no memory for the list of %d tensors", model->n_parts);
-        goto free_lists;
-    }
-    for (int i = 0; i < model->n_parts; i++) {
-        const struct model_part *part = &model->parts[i];
-        size_t bytes = dtype_row_bytes(part->dtype, (size_t)part->n_cols) * KERNELS_PANEL_ROWS + 64 + (size_t)part->n_cols * sizeof(float);
-        dummy.first_panel[i + 1] = dummy.first_panel[i] + (part->matrix == NULL ? 1 : part->matrix->n_panels);
-        scratch_bytes = bytes > scratch_bytes ? bytes : scratch_bytes;
-    }
-    for (int i = 0; i < n_threads; i++) {
-        dummy.scratch[i] = aligned_alloc(64, (scratch_bytes + 63) / 64 * 64);
-        if (dummy.scratch[i] == NULL) {
-            err_set(err, ERR_NOMEM, "no memory for %zu bytes to make weights in", scratch_bytes);
-            goto free_scratch;
-        }
-    }
-    team_run(model->opts.team, make_parts, &dummy);
-    rc = atomic_load(&dummy.cancelled) ? err_set(err, ERR_CANCELLED, "loading was stopped") : 0;
-free_scratch:
-    for (int i = 0; i < n_threads; i++)
-        free(dummy.scratch[i]);
-free_lists:
-    free(dummy.scratch);
-    free(dummy.first_panel);
-    return rc;
+    return model_fill(model, &filler, progress, cancel, err);
 }

@@ -1,59 +1,55 @@
 /*
- * Filling a shard from a store: every thread of the team reads a few rows into its own scratch and packs them, until no
- * piece is left. Each byte of the rank's part of the file is read once and held once.
+ * Filling a shard from a store: a thread of the team reads a few rows into its scratch and packs them. Each byte of the
+ * rank's part of the file is read once and held once, and no other byte is read.
  */
-#include <stdlib.h>
-#include <string.h>
-
 #include "kernels/vector.h"
 #include "model/decoder.h"
-
-/* Source bytes that a thread reads at a time; at least one panel of rows. */
-enum { SCRATCH_BYTES = 1 << 20 };
 
 struct load {
     struct model *model;
     const struct weights_store *store;
-    model_progress *progress;
-    const atomic_int *cancel;
-    uint8_t **scratch; /* by thread */
-    size_t scratch_bytes;
-    /* Piece i of the whole work lies in the part whose first_piece is the last one at or below i. */
-    int *first_piece; /* [n_parts + 1] */
-    int *panels;      /* [n_parts]: panels in a piece */
-    atomic_int failed;
-    struct err err; /* of the first that failed */
 };
-
-static void fail(struct load *load, const struct err *err) {
-    if (atomic_exchange(&load->failed, 1) == 0)
-        load->err = *err;
-}
-
-static int is_cancelled(const struct load *load) { return load->cancel != NULL && atomic_load_explicit(load->cancel, memory_order_relaxed); }
 
 /* Bytes of one row of a part as the file has it, and once more as floats when they are converted. */
 static size_t row_bytes(const struct model_part *part) { return dtype_row_bytes(part->source->dtype, (size_t)part->n_cols); }
 
-static size_t scratch_per_row(const struct model_part *part) {
-    return row_bytes(part) + (part->dtype != part->source->dtype ? (size_t)part->n_cols * sizeof(float) : 0);
+static size_t scratch_bytes(const struct model_part *part, int n_rows) {
+    size_t bytes = (row_bytes(part) * (size_t)n_rows + 63) / 64 * 64;
+    return part->dtype != part->source->dtype ? bytes + (size_t)n_rows * (size_t)part->n_cols * sizeof(float) : bytes;
 }
 
-static int load_vector(struct load *load, struct model_part *part, uint8_t *scratch, struct err *err) {
-    if (weights_store_read(load->store, part->source, 0, 1, part->col_begin, part->n_cols, scratch, err) != 0)
+/* Every read of a tensor goes through here: the rank's bytes are counted. */
+static int read_rows(const struct load *load, const struct weights_tensor *tensor, int64_t row, int n_rows, int col, int n_cols, void *to,
+                     struct err *err) {
+    if (weights_store_read(load->store, tensor, row, n_rows, col, n_cols, to, err) != 0)
         return -1;
-    kernels_row_to_f32(part->source->dtype, scratch, part->n_cols, *part->vector);
-    atomic_fetch_add(load->progress, model_part_bytes(part));
+    atomic_fetch_add_explicit(&load->model->bytes_read, (uint64_t)n_rows * dtype_row_bytes(tensor->dtype, (size_t)n_cols), memory_order_relaxed);
     return 0;
 }
 
-static int load_panels(struct load *load, struct model_part *part, int panel_begin, int panel_end, uint8_t *scratch, struct err *err) {
-    int row = panel_begin * KERNELS_PANEL_ROWS, row_end = panel_end * KERNELS_PANEL_ROWS;
-    if (row_end > part->n_rows)
-        row_end = part->n_rows;
-    int n_rows = row_end - row;
-    if (weights_store_read(load->store, part->source, part->source_row + part->row_begin + row, n_rows, part->col_begin, part->n_cols, scratch,
-                           err) != 0)
+static int load_vector(const struct load *load, struct model_part *part, uint8_t *scratch, struct err *err) {
+    if (read_rows(load, part->source, 0, 1, part->col_begin, part->n_cols, scratch, err) != 0)
+        return -1;
+    kernels_row_to_f32(part->source->dtype, scratch, part->n_cols, *part->vector);
+    return 0;
+}
+
+/* Rows of the part in panels [panel_begin, panel_end). */
+static int rows_of(const struct model_part *part, int panel_begin, int panel_end) {
+    int end = panel_end * KERNELS_PANEL_ROWS;
+    return (end < part->n_rows ? end : part->n_rows) - panel_begin * KERNELS_PANEL_ROWS;
+}
+
+static int64_t source_row(const struct model_part *part, int panel) {
+    return part->source_row + part->row_begin + panel * KERNELS_PANEL_ROWS;
+}
+
+static int load_part(void *ctx, struct model_part *part, int panel_begin, int panel_end, uint8_t *scratch, struct err *err) {
+    const struct load *load = ctx;
+    if (part->matrix == NULL)
+        return load_vector(load, part, scratch, err);
+    int n_rows = rows_of(part, panel_begin, panel_end);
+    if (read_rows(load, part->source, source_row(part, panel_begin), n_rows, part->col_begin, part->n_cols, scratch, err) != 0)
         return -1;
     size_t stride_bytes = row_bytes(part);
     const uint8_t *rows = scratch;
@@ -69,52 +65,7 @@ static int load_panels(struct load *load, struct model_part *part, int panel_beg
         kernels_matrix_pack_panel(part->matrix, p, rows + (size_t)done * stride_bytes, stride_bytes,
                                   left < KERNELS_PANEL_ROWS ? left : KERNELS_PANEL_ROWS);
     }
-    atomic_fetch_add(load->progress, (uint64_t)(panel_end - panel_begin) * part->matrix->panel_bytes);
     return 0;
-}
-
-static void load_pieces(void *arg, int thread) {
-    struct load *load = arg;
-    struct model *model = load->model;
-    int part = 0;
-    for (int piece; (piece = team_take(model->opts.team)) < load->first_piece[model->n_parts];) {
-        struct err err;
-        if (atomic_load_explicit(&load->failed, memory_order_relaxed))
-            return;
-        if (is_cancelled(load)) {
-            err_set(&err, ERR_CANCELLED, "loading was stopped");
-            fail(load, &err);
-            return;
-        }
-        while (load->first_piece[part + 1] <= piece) /* pieces only go up */
-            part++;
-        struct model_part *p = &model->parts[part];
-        int begin = (piece - load->first_piece[part]) * load->panels[part], end = begin + load->panels[part];
-        int rc = p->matrix == NULL ? load_vector(load, p, load->scratch[thread], &err)
-                                   : load_panels(load, p, begin, end < p->matrix->n_panels ? end : p->matrix->n_panels, load->scratch[thread], &err);
-        if (rc != 0)
-            fail(load, &err);
-    }
-}
-
-/* Cuts the work into pieces; also finds how much scratch the widest one needs. */
-static void cut_pieces(struct load *load) {
-    struct model *model = load->model;
-    for (int i = 0; i < model->n_parts; i++) {
-        struct model_part *part = &model->parts[i];
-        int n_pieces = 1;
-        size_t panel_bytes = scratch_per_row(part) * (part->matrix == NULL ? 1 : KERNELS_PANEL_ROWS);
-        load->panels[i] = panel_bytes < SCRATCH_BYTES ? (int)(SCRATCH_BYTES / panel_bytes) : 1;
-        if (part->matrix != NULL) {
-            if (load->panels[i] > part->matrix->n_panels)
-                load->panels[i] = part->matrix->n_panels;
-            n_pieces = (part->matrix->n_panels + load->panels[i] - 1) / load->panels[i];
-            panel_bytes *= (size_t)load->panels[i];
-        }
-        load->first_piece[i + 1] = load->first_piece[i] + n_pieces;
-        if (panel_bytes + 64 > load->scratch_bytes)
-            load->scratch_bytes = panel_bytes + 64;
-    }
 }
 
 /* GGUF files of stretched Llama models give the divisors of the frequencies as a tensor. */
@@ -132,35 +83,11 @@ static int load_rope_factors(struct model *model, const struct weights_store *st
 }
 
 int model_load(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel, struct err *err) {
-    int n_threads = team_size(model->opts.team), rc = -1;
-    struct load load = {.model = model, .store = store, .progress = progress, .cancel = cancel};
+    struct load load = {.model = model, .store = store};
+    struct model_filler filler = {.fill = load_part, .scratch_bytes = scratch_bytes, .ctx = &load};
     if (model->weights != NULL)
         return err_set(err, ERR_INTERNAL, "the model's weights are loaded already");
     if (model_parts_resolve(model, store, err) != 0 || model_parts_place(model, err) != 0 || load_rope_factors(model, store, err) != 0)
         return -1;
-    load.first_piece = calloc((size_t)model->n_parts + 1, sizeof *load.first_piece);
-    load.panels = calloc((size_t)model->n_parts, sizeof *load.panels);
-    load.scratch = calloc((size_t)n_threads, sizeof *load.scratch);
-    if (load.first_piece == NULL || load.panels == NULL || load.scratch == NULL) {
-        err_set(err, ERR_NOMEM, "no memory for the list of %d tensors", model->n_parts);
-        goto free_lists;
-    }
-    cut_pieces(&load);
-    for (int i = 0; i < n_threads; i++) {
-        load.scratch[i] = aligned_alloc(64, (load.scratch_bytes + 63) / 64 * 64);
-        if (load.scratch[i] == NULL) {
-            err_set(err, ERR_NOMEM, "no memory for %zu bytes to read into", load.scratch_bytes);
-            goto free_scratch;
-        }
-    }
-    team_run(model->opts.team, load_pieces, &load);
-    rc = atomic_load(&load.failed) ? err_copy(err, &load.err) : 0;
-free_scratch:
-    for (int i = 0; i < n_threads; i++)
-        free(load.scratch[i]);
-free_lists:
-    free(load.scratch);
-    free(load.panels);
-    free(load.first_piece);
-    return rc;
+    return model_fill(model, &filler, progress, cancel, err);
 }

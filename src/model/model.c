@@ -220,6 +220,8 @@ uint64_t model_kv_block_bytes(const struct model *model) {
     return (uint64_t)model->n_layers * (uint64_t)model->split.n_kv_heads * 2 * (uint64_t)model->opts.block_size * row_bytes;
 }
 
+uint64_t model_bytes_read(const struct model *model) { return atomic_load(&model->bytes_read); }
+
 uint64_t model_buffers_bytes(const struct model *model) { return model->memory_bytes; }
 
 int model_kv_create(struct model *model, int n_blocks, struct err *err) {

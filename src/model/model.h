@@ -43,6 +43,8 @@ typedef _Atomic uint64_t model_progress;
 
 /* Reads this rank's shard from the store and packs it, with the whole team. `cancel` nonzero stops early with ERR_CANCELLED. */
 int model_load(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel, struct err *err);
+/* Bytes of the store's tensors that this rank has read so far. */
+uint64_t model_bytes_read(const struct model *model);
 /* Random weights of `dtype` (any of DTYPE_*) from a seed; the same for every split of the model. */
 int model_load_dummy(struct model *model, enum dtype dtype, uint64_t seed, model_progress *progress, const atomic_int *cancel, struct err *err);
 
