@@ -47,7 +47,7 @@ static int read_body(struct api_generation *generation, struct api_error *error)
     return shape->prompts(generation->api, &generation->params, generation->body, &generation->prompts, error);
 }
 
-static int make_choices(struct api_generation *generation, const struct engine_sampling *sampling, struct api_error *error) {
+static int make_choices(struct api_generation *generation, const struct exec_sampling *sampling, struct api_error *error) {
     int n = generation->params.n, n_prompts = generation->prompts.n;
     if (n > API_MAX_CHOICES / n_prompts)
         return api_fail(error, 400, NULL, "n",
@@ -81,7 +81,7 @@ static int submit_error(const struct err *err, struct api_error *error) {
 static int submit(struct api_generation *generation, struct api_error *error) {
     const struct api_params *params = &generation->params;
     int n_prompts = generation->prompts.n, status = -1;
-    struct engine_sampling *sampling = calloc((size_t)n_prompts, sizeof *sampling);
+    struct exec_sampling *sampling = calloc((size_t)n_prompts, sizeof *sampling);
     struct engine_request *requests = calloc((size_t)n_prompts, sizeof *requests);
     struct err err = {0};
     if (sampling == NULL || requests == NULL) {

@@ -6,7 +6,7 @@
 
 #include "base/buf.h"
 
-enum { TOKEN_LIMIT_BYTES = 1 << 16, MAX_CANDIDATES = ENGINE_MAX_TOP_LOGPROBS + 1 };
+enum { TOKEN_LIMIT_BYTES = 1 << 16, MAX_CANDIDATES = EXEC_MAX_TOP_LOGPROBS + 1 };
 
 /* JSON has no infinity; this is what OpenAI's servers write. */
 static double clamped(float logprob) { return isfinite(logprob) && logprob > -9999.0f ? logprob : -9999.0; }
@@ -46,10 +46,10 @@ struct candidate {
 };
 
 /* vLLM's order: the token itself, then the best without it. Returns how many. */
-static int list_candidates(int32_t token, const struct engine_logprobs *values, struct candidate ret[MAX_CANDIDATES]) {
+static int list_candidates(int32_t token, const struct exec_logprobs *values, struct candidate ret[MAX_CANDIDATES]) {
     int n = 0;
     ret[n++] = (struct candidate){token, values->logprob, values->rank};
-    for (int i = 0; i < values->n_top && i < ENGINE_MAX_TOP_LOGPROBS; i++)
+    for (int i = 0; i < values->n_top && i < EXEC_MAX_TOP_LOGPROBS; i++)
         if (values->top_ids[i] != token)
             ret[n++] = (struct candidate){values->top_ids[i], values->top_logprobs[i], i + 1};
     return n;
@@ -94,7 +94,7 @@ static void add_chat(struct api_logprobs *logprobs, const struct candidate *cand
     json_array_append_new(logprobs->content, entry);
 }
 
-void api_logprobs_add(struct api_logprobs *logprobs, int32_t token, const struct engine_logprobs *values) {
+void api_logprobs_add(struct api_logprobs *logprobs, int32_t token, const struct exec_logprobs *values) {
     struct candidate candidates[MAX_CANDIDATES];
     int n = values == NULL ? 0 : list_candidates(token, values, candidates);
     if (logprobs->is_chat) {
@@ -123,7 +123,7 @@ json_t *api_logprobs_take(struct api_logprobs *logprobs) {
     return taken;
 }
 
-json_t *api_logprobs_prompt(const struct text_tokenizer *tokenizer, int32_t token, const struct engine_logprobs *values) {
+json_t *api_logprobs_prompt(const struct text_tokenizer *tokenizer, int32_t token, const struct exec_logprobs *values) {
     struct candidate candidates[MAX_CANDIDATES];
     int n = list_candidates(token, values, candidates);
     json_t *entry = json_object();

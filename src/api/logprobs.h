@@ -25,12 +25,12 @@ struct api_logprobs {
 int api_logprobs_init(struct api_logprobs *logprobs, const struct text_tokenizer *tokenizer, bool is_chat, int n_top, bool tokens_as_ids);
 void api_logprobs_finish(struct api_logprobs *logprobs);
 /* values NULL: a token that has none (the first of the prompt). */
-void api_logprobs_add(struct api_logprobs *logprobs, int32_t token, const struct engine_logprobs *values);
+void api_logprobs_add(struct api_logprobs *logprobs, int32_t token, const struct exec_logprobs *values);
 /* The JSON object of all tokens since the last take; a new reference. */
 json_t *api_logprobs_take(struct api_logprobs *logprobs);
 
 /* One entry of "prompt_logprobs": {"752":{"logprob":…,"rank":…,"decoded_token":…},…}. */
-json_t *api_logprobs_prompt(const struct text_tokenizer *tokenizer, int32_t token, const struct engine_logprobs *values);
+json_t *api_logprobs_prompt(const struct text_tokenizer *tokenizer, int32_t token, const struct exec_logprobs *values);
 /* The text of one token, ill-formed bytes repaired. */
 json_t *api_logprobs_token(const struct text_tokenizer *tokenizer, int32_t token, bool as_id);
 

@@ -268,12 +268,12 @@ void api_params_read(const struct api *api, struct api_fields *fields, bool is_c
     *ret = params;
 }
 
-static int read_bias(const struct api *api, const json_t *bias, struct engine_sampling *sampling, struct api_error *error) {
+static int read_bias(const struct api *api, const json_t *bias, struct exec_sampling *sampling, struct api_error *error) {
     const char *key;
     json_t *value;
-    if (json_object_size(bias) > ENGINE_MAX_BIAS)
+    if (json_object_size(bias) > EXEC_MAX_BIAS)
         return api_refuse(error, "logit_bias", NULL, "logit_bias has %zu entries; at most %d are possible.", json_object_size(bias),
-                          ENGINE_MAX_BIAS);
+                          EXEC_MAX_BIAS);
     json_object_foreach((json_t *)bias, key, value) {
         char *end;
         errno = 0;
@@ -287,7 +287,7 @@ static int read_bias(const struct api *api, const json_t *bias, struct engine_sa
             return api_refuse(error, "logit_bias", key,
                               "token_id(s) [%lld] in logit_bias contain out-of-vocab token ids. Vocabulary size: %d", token,
                               api->opts.n_vocab);
-        sampling->bias[sampling->n_bias++] = (struct engine_bias){(int32_t)token, (float)fmin(100, fmax(-100, json_number_value(value)))};
+        sampling->bias[sampling->n_bias++] = (struct exec_bias){(int32_t)token, (float)fmin(100, fmax(-100, json_number_value(value)))};
     }
     return 0;
 }
@@ -360,7 +360,7 @@ static int check_counts(const struct api *api, const struct api_params *p, struc
     return 0;
 }
 
-int api_params_sampling(const struct api *api, const struct api_params *p, int n_prompt, struct engine_sampling *ret,
+int api_params_sampling(const struct api *api, const struct api_params *p, int n_prompt, struct exec_sampling *ret,
                         struct api_error *error) {
     int64_t max_tokens = api->opts.max_model_len - n_prompt;
     int64_t server_limit = (int64_t)default_number(api, "max_new_tokens", INT32_MAX);
@@ -372,7 +372,7 @@ int api_params_sampling(const struct api *api, const struct api_params *p, int n
         max_tokens = 1; /* the prompt alone is wanted; one token is computed all the same, as in vLLM */
     if (check_ranges(p, max_tokens, error) != 0)
         return -1;
-    struct engine_sampling sampling = {.temperature =
+    struct exec_sampling sampling = {.temperature =
                                            p->temperature < GREEDY_TEMPERATURE ? 0 : (float)fmax(p->temperature, MIN_TEMPERATURE),
                                        .top_p = (float)p->top_p,
                                        .min_p = (float)p->min_p,

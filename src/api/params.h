@@ -56,7 +56,7 @@ int api_params_check_supported(const json_t *body, struct api_error *error);
 /*
  * The sampling of a prompt of n_prompt tokens, checked in vLLM's order. The seed is drawn here when there is none.
  */
-int api_params_sampling(const struct api *api, const struct api_params *params, int n_prompt, struct engine_sampling *ret,
+int api_params_sampling(const struct api *api, const struct api_params *params, int n_prompt, struct exec_sampling *ret,
                         struct api_error *error);
 
 #endif

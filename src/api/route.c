@@ -91,7 +91,7 @@ int api_create(const struct api_opts *opts, struct api **ret, struct err *err) {
     if (api->opts.model_root == NULL)
         api->opts.model_root = opts->served_names[0];
     api->max_logprobs =
-        opts->max_logprobs < 0 || opts->max_logprobs > ENGINE_MAX_TOP_LOGPROBS ? ENGINE_MAX_TOP_LOGPROBS : opts->max_logprobs;
+        opts->max_logprobs < 0 || opts->max_logprobs > EXEC_MAX_TOP_LOGPROBS ? EXEC_MAX_TOP_LOGPROBS : opts->max_logprobs;
     uint64_t mark = hash_xxh64(api->opts.model_root, strlen(api->opts.model_root), (uint64_t)opts->max_model_len);
     snprintf(api->fingerprint, sizeof api->fingerprint, "shoal-%.30s-%08x", opts->version, (unsigned)mark);
     if (api_metrics_create(opts->served_names[0], &api->metrics, err) != 0) {

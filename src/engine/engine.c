@@ -94,35 +94,21 @@ static int job_push(struct engine *engine, enum job_type type, struct engine_str
 /* Submitting (any thread) */
 
 static void sampling_from_request(const struct engine *engine, const struct engine_request *request, int choice, struct exec_sampling *ret) {
-    const struct engine_sampling *in = request->sampling;
-    *ret = (struct exec_sampling){.temperature = in->temperature,
-                                  .top_p = in->top_p,
-                                  .min_p = in->min_p,
-                                  .presence_penalty = in->presence_penalty,
-                                  .frequency_penalty = in->frequency_penalty,
-                                  .repetition_penalty = in->repetition_penalty,
-                                  .top_k = in->top_k,
-                                  .seed = in->seed + (uint64_t)choice,
-                                  .n_prompt = request->n_prompt,
-                                  .min_tokens = in->min_tokens,
-                                  .n_logprobs = in->n_logprobs,
-                                  .n_prompt_logprobs = in->n_prompt_logprobs,
-                                  .n_bias = in->n_bias};
-    for (int i = 0; i < in->n_bias; i++)
-        ret->bias[i] = (struct exec_bias){in->bias[i].token, in->bias[i].bias};
-    for (int i = 0; i < in->n_stop_ids; i++)
-        ret->stop_ids[ret->n_stop_ids++] = in->stop_ids[i];
+    const struct exec_sampling *in = request->sampling;
+    *ret = *in;
+    ret->seed = in->seed + (uint64_t)choice;
+    ret->n_prompt = request->n_prompt;
     for (int i = 0; i < engine->n_eos && !in->ignore_eos && ret->n_stop_ids < EXEC_MAX_STOP_IDS; i++)
         ret->stop_ids[ret->n_stop_ids++] = engine->eos[i];
 }
 
 static int check_request(const struct engine *engine, const struct engine_request *request, struct err *err) {
     const struct sched_opts *s = &engine->opts.sched;
-    const struct engine_sampling *p = request->sampling;
+    const struct exec_sampling *p = request->sampling;
     if (request->n_prompt < 1 || request->n_choices < 1)
         return err_set(err, ERR_INVALID, "a request needs at least one token of prompt and one choice");
-    if (p->n_stop_ids > ENGINE_MAX_STOP_IDS || p->n_bias > ENGINE_MAX_BIAS || p->n_logprobs > ENGINE_MAX_TOP_LOGPROBS ||
-        p->n_prompt_logprobs > ENGINE_MAX_TOP_LOGPROBS)
+    if (p->n_stop_ids > ENGINE_MAX_STOP_IDS || p->n_bias > EXEC_MAX_BIAS || p->n_logprobs > EXEC_MAX_TOP_LOGPROBS ||
+        p->n_prompt_logprobs > EXEC_MAX_TOP_LOGPROBS)
         return err_set(err, ERR_INVALID, "a request has more stop ids, biases or logprobs than the engine takes");
     int64_t total = (int64_t)request->n_prompt + p->max_tokens;
     if (total > s->max_model_len || total > (int64_t)s->n_blocks * s->block_size)
@@ -346,13 +332,7 @@ static bool is_stop(const struct engine *engine, const struct engine_choice *cho
 
 static void event_logprobs(const struct exec_token *token, struct engine_event *event) {
     event->has_logprobs = token->has_logprobs;
-    if (!token->has_logprobs)
-        return;
-    event->logprobs.logprob = token->logprobs.logprob;
-    event->logprobs.rank = token->logprobs.rank;
-    event->logprobs.n_top = token->logprobs.n_top;
-    memcpy(event->logprobs.top_ids, token->logprobs.top_ids, sizeof event->logprobs.top_ids);
-    memcpy(event->logprobs.top_logprobs, token->logprobs.top_logprobs, sizeof event->logprobs.top_logprobs);
+    event->logprobs = token->logprobs;
 }
 
 static void take_token(struct engine *engine, struct engine_choice *choice, const struct exec_token *token) {

@@ -12,50 +12,23 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "exec/sampling.h"
 
 struct engine;
 struct engine_stream;
 
-enum { ENGINE_MAX_TOP_LOGPROBS = 20, ENGINE_MAX_STOP_IDS = 64, ENGINE_MAX_BIAS = 300 };
-
-struct engine_bias {
-    int32_t token;
-    float bias;
-};
-
-struct engine_sampling {
-    float temperature;    /* 0: greedy */
-    float top_p;          /* (0, 1] */
-    float min_p;          /* [0, 1] */
-    int top_k;            /* 0: all */
-    float presence_penalty, frequency_penalty; /* [-2, 2], 0: none */
-    float repetition_penalty;                  /* > 0, 1: none */
-    uint64_t seed;        /* always set: the API draws one when the request has none */
-    int max_tokens;       /* ≥ 1 (0 only with prompt logprobs or echo: the prompt is computed, nothing generated) */
-    int min_tokens;       /* EOS and stop ids are masked before */
-    bool ignore_eos;
-    int32_t stop_ids[ENGINE_MAX_STOP_IDS]; /* besides the model's EOS */
-    int n_stop_ids;
-    int n_logprobs;       /* -1: none, 0: of the chosen token, k: also of the k best */
-    int n_prompt_logprobs; /* likewise for each prompt token */
-    struct engine_bias bias[ENGINE_MAX_BIAS];
-    int n_bias;
-};
+enum { ENGINE_MAX_STOP_IDS = 64 };
 
 struct engine_request {
     const int32_t *prompt; /* copied */
     int n_prompt;          /* ≥ 1 */
     int n_choices;         /* n: that many continuations; choice i samples with seed + i */
     int priority;          /* lower goes first with --scheduling-policy priority */
-    const struct engine_sampling *sampling;
-};
-
-struct engine_logprobs {
-    float logprob;         /* of the token itself */
-    int rank;              /* 1: the most likely */
-    int n_top;
-    int32_t top_ids[ENGINE_MAX_TOP_LOGPROBS]; /* best first */
-    float top_logprobs[ENGINE_MAX_TOP_LOGPROBS];
+    /*
+     * Copied. n_prompt is filled in, and EOS joins the stop ids unless ignore_eos: at most ENGINE_MAX_STOP_IDS of the request's own.
+     * max_tokens ≥ 1 (0 only with prompt logprobs or echo: the prompt is computed, nothing generated).
+     */
+    const struct exec_sampling *sampling;
 };
 
 enum engine_event_type {
@@ -71,7 +44,7 @@ struct engine_event {
     int32_t token;         /* PROMPT, TOKEN */
     int index;             /* PROMPT: position in the prompt */
     bool has_logprobs;      /* also at FINISH_STOP, for stop_token */
-    struct engine_logprobs logprobs;
+    struct exec_logprobs logprobs;
     enum engine_finish finish;
     int32_t stop_token;    /* FINISH_STOP: the EOS or stop id that ended it (it counts as generated, but was not emitted as TOKEN), else -1 */
     bool stop_is_eos;

@@ -11,25 +11,43 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { EXEC_MAX_TOP_LOGPROBS = 20, EXEC_MAX_BIAS = 300, EXEC_MAX_STOP_IDS = 72 };
+enum {
+    EXEC_MAX_TOP_LOGPROBS = 20,
+    EXEC_MAX_STOP_IDS = 128,
+    EXEC_MAX_BIAS = 1024,
+    EXEC_MAX_ALLOWED = 1024,
+    EXEC_MAX_BAD = 1024
+};
 
 struct exec_bias {
     int32_t token;
     float bias;
 };
 
+/* Greedy without anything: zero, but top_p 1, repetition_penalty 1, n_logprobs and n_prompt_logprobs -1. */
 struct exec_sampling {
-    float temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
+    float temperature;         /* 0: greedy */
+    float top_p;               /* (0, 1], 1: off */
+    float min_p;               /* [0, 1], 0: off */
+    float presence_penalty, frequency_penalty; /* [-2, 2], 0: none */
+    float repetition_penalty;  /* > 0, 1: none */
     int32_t top_k;             /* 0: all */
-    uint64_t seed;
     int32_t n_prompt;          /* tokens before this index are the prompt: penalties tell them apart */
+    uint64_t seed;             /* always set */
     int32_t min_tokens;        /* stop ids are masked until so many tokens are generated */
-    int32_t n_logprobs;        /* -1: none */
-    int32_t n_prompt_logprobs; /* -1: none */
-    int32_t n_stop_ids;        /* EOS included, for min_tokens */
-    int32_t n_bias;
+    int32_t n_logprobs;        /* -1: none, 0: of the chosen token, k: also of the k best */
+    int32_t n_prompt_logprobs; /* likewise for each prompt token */
+    int32_t n_logprob_ids;     /* > 0: these tokens take the place of the best; n_logprobs is ≥ 0 */
+    int32_t n_stop_ids;        /* EOS included unless ignore_eos */
+    int32_t n_bias, n_allowed, n_bad;
     int32_t stop_ids[EXEC_MAX_STOP_IDS];
+    int32_t logprob_ids[EXEC_MAX_TOP_LOGPROBS];
     struct exec_bias bias[EXEC_MAX_BIAS];
+    int32_t allowed[EXEC_MAX_ALLOWED]; /* n_allowed > 0: no other token may come */
+    int32_t bad[EXEC_MAX_BAD];         /* words that must not come: each its length, then its tokens; n_bad numbers in all */
+    /* Read by the engine alone: these do not travel. */
+    int32_t max_tokens;
+    bool ignore_eos;
 };
 
 struct exec_logprobs {

@@ -13,7 +13,7 @@ struct wire_entry {
     int32_t slot, flags, position, n_tokens, first_block, n_new_blocks, next_token;
 };
 enum { ENTRY_FRESH = 1, ENTRY_SAMPLES = 2 };
-/* The fixed head of exec_sampling travels as it is; stop ids and biases follow, only those that are there. */
+/* The fixed head of exec_sampling travels as it is; the lists follow, only what is in them. */
 enum { SAMPLING_HEAD_BYTES = offsetof(struct exec_sampling, stop_ids) };
 struct wire_result {
     uint64_t number;
@@ -37,12 +37,17 @@ int exec_step_encode(const struct exec_step *step, struct buf *out) {
         int32_t flags = (e->fresh ? ENTRY_FRESH : 0) | (e->samples ? ENTRY_SAMPLES : 0);
         struct wire_entry fixed = {e->slot, flags, e->position, e->n_tokens, e->first_block, e->n_new_blocks, e->next_token};
         buf_append(out, &fixed, sizeof fixed);
+        if (e->fresh)
+            buf_append(out, e->cached, (size_t)e->position * sizeof *e->cached);
         buf_append(out, e->tokens, (size_t)e->n_tokens * sizeof *e->tokens);
         buf_append(out, e->new_blocks, (size_t)e->n_new_blocks * sizeof *e->new_blocks);
         if (e->fresh) {
             buf_append(out, e->sampling, SAMPLING_HEAD_BYTES);
             buf_append(out, e->sampling->stop_ids, (size_t)e->sampling->n_stop_ids * sizeof e->sampling->stop_ids[0]);
+            buf_append(out, e->sampling->logprob_ids, (size_t)e->sampling->n_logprob_ids * sizeof e->sampling->logprob_ids[0]);
             buf_append(out, e->sampling->bias, (size_t)e->sampling->n_bias * sizeof e->sampling->bias[0]);
+            buf_append(out, e->sampling->allowed, (size_t)e->sampling->n_allowed * sizeof e->sampling->allowed[0]);
+            buf_append(out, e->sampling->bad, (size_t)e->sampling->n_bad * sizeof e->sampling->bad[0]);
         }
     }
     return out->failed ? -1 : 0;
@@ -73,16 +78,33 @@ static bool take_copy(struct reader *in, size_t n_items, size_t item_bytes, void
 
 static int malformed(const char *what, struct err *err) { return err_set(err, ERR_PEER, "malformed frame: %s", what); }
 
+static bool is_count(int32_t n, int32_t most) { return n >= 0 && n <= most; }
+
+/* The lengths of the bad words must add up to what there is. */
+static bool bad_words_fit(const struct exec_sampling *sampling) {
+    int32_t at = 0;
+    while (at < sampling->n_bad && sampling->bad[at] > 0 && sampling->bad[at] < sampling->n_bad - at)
+        at += 1 + sampling->bad[at];
+    return at == sampling->n_bad;
+}
+
 static int decode_sampling(struct reader *in, struct exec_sampling *sampling, struct err *err) {
     memset(sampling, 0, sizeof *sampling);
     if (!take_copy(in, 1, SAMPLING_HEAD_BYTES, sampling))
         return malformed("sampling parameters are cut off", err);
-    if (sampling->n_stop_ids < 0 || sampling->n_stop_ids > EXEC_MAX_STOP_IDS || sampling->n_bias < 0 || sampling->n_bias > EXEC_MAX_BIAS ||
-        sampling->n_logprobs > EXEC_MAX_TOP_LOGPROBS || sampling->n_prompt_logprobs > EXEC_MAX_TOP_LOGPROBS)
+    if (!is_count(sampling->n_stop_ids, EXEC_MAX_STOP_IDS) || !is_count(sampling->n_logprob_ids, EXEC_MAX_TOP_LOGPROBS) ||
+        !is_count(sampling->n_bias, EXEC_MAX_BIAS) || !is_count(sampling->n_allowed, EXEC_MAX_ALLOWED) ||
+        !is_count(sampling->n_bad, EXEC_MAX_BAD) || sampling->n_logprobs > EXEC_MAX_TOP_LOGPROBS ||
+        sampling->n_prompt_logprobs > EXEC_MAX_TOP_LOGPROBS)
         return malformed("sampling parameters out of range", err);
     if (!take_copy(in, (size_t)sampling->n_stop_ids, sizeof sampling->stop_ids[0], sampling->stop_ids) ||
-        !take_copy(in, (size_t)sampling->n_bias, sizeof sampling->bias[0], sampling->bias))
+        !take_copy(in, (size_t)sampling->n_logprob_ids, sizeof sampling->logprob_ids[0], sampling->logprob_ids) ||
+        !take_copy(in, (size_t)sampling->n_bias, sizeof sampling->bias[0], sampling->bias) ||
+        !take_copy(in, (size_t)sampling->n_allowed, sizeof sampling->allowed[0], sampling->allowed) ||
+        !take_copy(in, (size_t)sampling->n_bad, sizeof sampling->bad[0], sampling->bad))
         return malformed("sampling parameters are cut off", err);
+    if (!bad_words_fit(sampling))
+        return malformed("bad words that do not add up", err);
     return 0;
 }
 
@@ -102,9 +124,10 @@ static int decode_entry(struct reader *in, struct exec_entry *e, struct err *err
                              .first_block = fixed.first_block,
                              .n_new_blocks = fixed.n_new_blocks,
                              .next_token = fixed.next_token};
+    e->cached = take(in, e->fresh ? (size_t)fixed.position : 0, sizeof *e->cached);
     e->tokens = take(in, (size_t)fixed.n_tokens, sizeof *e->tokens);
     e->new_blocks = take(in, (size_t)fixed.n_new_blocks, sizeof *e->new_blocks);
-    if (e->tokens == NULL || e->new_blocks == NULL)
+    if (e->cached == NULL || e->tokens == NULL || e->new_blocks == NULL)
         return malformed("an entry's tokens or blocks are cut off", err);
     if (!e->fresh)
         return 0;

@@ -296,7 +296,7 @@ static void test_sampling_reaches_the_engine(void **unused) {
             "\"repetition_penalty\":1.5,\"min_tokens\":2,\"max_tokens\":3,\"ignore_eos\":true,\"stop_token_ids\":[4,5],\"logprobs\":3,"
             "\"prompt_logprobs\":2,\"logit_bias\":{\"9\":-200,\"10\":3}}",
             200));
-    const struct engine_sampling *s = &engine.last;
+    const struct exec_sampling *s = &engine.last;
     assert_true(s->temperature == 0.5f && s->top_p == 0.25f && s->min_p == 0.125f && s->presence_penalty == 1 &&
                 s->frequency_penalty == -1 && s->repetition_penalty == 1.5f);
     assert_int_equal(s->top_k, 7);

@@ -15,7 +15,7 @@ enum { RING = 64 /* events; a full one holds up its stream alone */ };
 struct choice {
     int request, index, n_prompt, n_generated, prompt_at;
     int32_t *prompt;
-    struct engine_sampling sampling;
+    struct exec_sampling sampling;
     bool is_cancelled, is_finished;
 };
 
@@ -54,7 +54,7 @@ static void invent_logprobs(const struct engine *engine, int32_t token, int n_to
     event->has_logprobs = n_top >= 0;
     if (n_top < 0)
         return;
-    event->logprobs = (struct engine_logprobs){.logprob = -0.5f, .rank = 1, .n_top = n_top};
+    event->logprobs = (struct exec_logprobs){.logprob = -0.5f, .rank = 1, .n_top = n_top};
     for (int i = 0; i < n_top; i++) {
         event->logprobs.top_ids[i] = (token + i) % engine->n_vocab;
         event->logprobs.top_logprobs[i] = -0.5f - (float)i;

@@ -25,7 +25,7 @@ struct engine {
     /* What was seen. */
     atomic_int n_submitted, n_cancelled, n_closed, n_open, n_tokens;
     atomic_bool is_dead;
-    struct engine_sampling last; /* of the last submitted request */
+    struct exec_sampling last; /* of the last submitted request */
     int32_t last_prompt[FAKE_LAST_PROMPT];
     int n_last_prompt;
 };

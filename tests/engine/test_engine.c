@@ -96,8 +96,8 @@ static struct engine *start(int n_blocks, int n_stages, int max_queued) {
     return engine;
 }
 
-static struct engine_sampling plain(int max_tokens) {
-    return (struct engine_sampling){.top_p = 1, .repetition_penalty = 1, .max_tokens = max_tokens, .n_logprobs = -1, .n_prompt_logprobs = -1};
+static struct exec_sampling plain(int max_tokens) {
+    return (struct exec_sampling){.top_p = 1, .repetition_penalty = 1, .max_tokens = max_tokens, .n_logprobs = -1, .n_prompt_logprobs = -1};
 }
 
 /* Reads all events of a one-choice stream; returns the number of tokens, checks their order. */
@@ -121,7 +121,7 @@ static void test_length_and_stop(void **state) {
     struct engine_stream *stream;
     struct err err;
     int32_t prompt[60] = {0};
-    struct engine_sampling sampling = plain(20);
+    struct exec_sampling sampling = plain(20);
     struct engine_event finish;
     struct engine_request request = {.prompt = prompt, .n_prompt = 50, .n_choices = 1, .sampling = &sampling};
     assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
@@ -151,7 +151,7 @@ static void test_prompt_logprobs_come_once(void **state) {
     struct engine_event event;
     struct err err;
     int32_t prompt[10] = {9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
-    struct engine_sampling sampling = plain(0);
+    struct exec_sampling sampling = plain(0);
     sampling.n_prompt_logprobs = 2;
     struct engine_request request = {.prompt = prompt, .n_prompt = 10, .n_choices = 1, .sampling = &sampling};
     assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
@@ -181,7 +181,7 @@ static void *client_main(void *arg) {
         struct engine_stream *stream;
         struct engine_event event;
         int n_prompt = 1 + (int)(rand_r(&client->seed) % 40);
-        struct engine_sampling sampling = plain(1 + (int)(rand_r(&client->seed) % 40));
+        struct exec_sampling sampling = plain(1 + (int)(rand_r(&client->seed) % 40));
         struct engine_request requests[2] = {{.prompt = prompt, .n_prompt = n_prompt, .n_choices = 2, .sampling = &sampling},
                                              {.prompt = prompt, .n_prompt = 3, .n_choices = 1, .sampling = &sampling}};
         assert_int_equal(engine_submit(client->engine, requests, 2, &stream, &err), 0);
@@ -228,7 +228,7 @@ static void test_failure_reaches_all_at_once(void **state) {
     struct engine_event event;
     struct err err;
     int32_t prompt[4] = {0};
-    struct engine_sampling sampling = plain(100);
+    struct exec_sampling sampling = plain(100);
     struct engine_request request = {.prompt = prompt, .n_prompt = 4, .n_choices = 1, .sampling = &sampling};
     atomic_store(&fake_delay_us, 2000);
     assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
@@ -253,7 +253,7 @@ static void test_refusals(void **state) {
     struct engine_stream *stream, *others[3];
     struct err err;
     int32_t prompt[4] = {0};
-    struct engine_sampling sampling = plain(100);
+    struct exec_sampling sampling = plain(100);
     struct engine_request request = {.prompt = prompt, .n_prompt = 4, .n_choices = 1, .sampling = &sampling};
     assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), -1);
     assert_int_equal(err.code, ERR_INVALID);

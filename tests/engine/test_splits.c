@@ -155,7 +155,7 @@ static int read_tokens(struct engine_stream *stream, int32_t *ret_tokens, int ca
     return n;
 }
 
-static struct engine_stream *submit(struct launch *l, const int32_t *prompt, int n_prompt, const struct engine_sampling *sampling) {
+static struct engine_stream *submit(struct launch *l, const int32_t *prompt, int n_prompt, const struct exec_sampling *sampling) {
     struct engine_stream *stream;
     struct err err;
     struct engine_request request = {.prompt = prompt, .n_prompt = n_prompt, .n_choices = 1, .sampling = sampling};
@@ -164,8 +164,8 @@ static struct engine_stream *submit(struct launch *l, const int32_t *prompt, int
     return stream;
 }
 
-static struct engine_sampling greedy_sampling(int max_tokens) {
-    return (struct engine_sampling){
+static struct exec_sampling greedy_sampling(int max_tokens) {
+    return (struct exec_sampling){
         .top_p = 1, .repetition_penalty = 1, .max_tokens = max_tokens, .ignore_eos = true, .n_logprobs = -1, .n_prompt_logprobs = -1};
 }
 
@@ -186,7 +186,7 @@ static void check_split(const char *model, struct split split, const char *dtype
     struct engine_stream *streams[MAX_CASES];
     struct launch l;
     int n_cases = golden_load(model, cases), n_compared = 0;
-    struct engine_sampling sampling = greedy_sampling(N_TOKENS);
+    struct exec_sampling sampling = greedy_sampling(N_TOKENS);
     n_cases = n_cases < MOST_CASES ? n_cases : MOST_CASES;
     launch_start(&l, model, split, dtype);
     for (int c = 0; c < n_cases; c++) /* all at once: batched, chunked, and preempted where blocks run out */
@@ -226,7 +226,7 @@ static void test_sampled_tokens_do_not_depend_on_company(void **state) {
     struct launch l;
     golden_load("tiny-qwen3", cases);
     launch_start(&l, "tiny-qwen3", (struct split){2, 1, 1}, "float32");
-    struct engine_sampling sampled = greedy_sampling(N_SAMPLED), other = greedy_sampling(N_TOKENS);
+    struct exec_sampling sampled = greedy_sampling(N_SAMPLED), other = greedy_sampling(N_TOKENS);
     sampled.temperature = 0.9f;
     sampled.top_p = 0.95f;
     sampled.seed = 7;
