@@ -19,12 +19,12 @@ with open(os.path.join(DATA, "golden", "tiny-qwen3-public.json")) as file:
 class Serve:
     """One server on a host. Arguments as on the command line, after the model."""
 
-    def __init__(self, host, binary, *args, env=None):
+    def __init__(self, host, binary, *args, env=None, model=MODEL, name="tiny"):
         self.host, self.url = host, f"http://127.0.0.1:{PORT}"
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SHOAL_", "GLOO_", "HF_"))}
         clean.update(HOME=host.hosts.scratch, **(env or {}))
         self.process = host.spawn(
-            binary, "serve", MODEL, "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(PORT), *args, env=clean
+            binary, "serve", model, "--served-model-name", name, "--host", "127.0.0.1", "--port", str(PORT), *args, env=clean
         )
 
     def request(self, path, body=None, timeout=60):
