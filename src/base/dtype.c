@@ -6,6 +6,7 @@ static const struct {
     int block_weights, block_bytes;
 } formats[DTYPE_COUNT] = {
     [DTYPE_F32] = {"F32", 1, 4},      [DTYPE_F16] = {"F16", 1, 2},       [DTYPE_BF16] = {"BF16", 1, 2},
+    [DTYPE_F8_E4M3] = {"F8_E4M3", 32, 36},
     [DTYPE_Q8_0] = {"Q8_0", 32, 34},  [DTYPE_Q4_0] = {"Q4_0", 32, 18},   [DTYPE_Q4_1] = {"Q4_1", 32, 20},
     [DTYPE_Q4_K] = {"Q4_K", 256, 144}, [DTYPE_Q5_K] = {"Q5_K", 256, 176}, [DTYPE_Q6_K] = {"Q6_K", 256, 210},
 };

@@ -1,11 +1,10 @@
 /*
- * GGML's block formats: reading groups, and whole rows to and from floats. Written from the public description of the
+ * GGML's block formats: reading groups, and whole rows to floats (encode.c is the way back). Written from the public description of the
  * formats; checked against the `gguf` package by vectors in tests/data/kernels. Any thread; knows nothing of packing.
  */
 #include "kernels/blocks.h"
 
 #include <assert.h>
-#include <math.h>
 #include <string.h>
 
 #include "base/half.h"
@@ -100,6 +99,14 @@ void kernels_row_to_f32(enum dtype dtype, const void *src, int n, float *out)
             out[i] = half_bf16_to_f32(half);
         }
         return;
+    case DTYPE_F8_E4M3:
+        for (int i = 0; i < n; i++) {
+            const uint8_t *block = bytes + (size_t)(i / 32) * 36;
+            float scale;
+            memcpy(&scale, block, sizeof scale);
+            out[i] = half_f8_to_f32(block[4 + i % 32]) * scale;
+        }
+        return;
     default: break;
     }
     int offset = blocks_offset(dtype);
@@ -110,59 +117,5 @@ void kernels_row_to_f32(enum dtype dtype, const void *src, int n, float *out)
             int q = dtype == DTYPE_Q8_0 ? (int8_t)group.q[i] : group.q[i] - offset;
             out[g * KERNELS_GROUP + i] = group.scale[i / 16] * (float)q - group.minimum;
         }
-    }
-}
-
-/* Q8_0: the greatest magnitude becomes ±127. */
-static void q8_0_from_f32(const float x[32], uint8_t *block)
-{
-    float max = 0;
-    for (int i = 0; i < 32; i++)
-        max = fmaxf(max, fabsf(x[i]));
-    float scale = max / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0;
-    uint16_t half = half_f32_to_f16(scale);
-    memcpy(block, &half, sizeof half);
-    for (int i = 0; i < 32; i++)
-        block[2 + i] = (uint8_t)(int8_t)fminf(127.0f, fmaxf(-127.0f, roundf(x[i] * inverse)));
-}
-
-/* Q4_0: the value of greatest magnitude, with its sign, becomes −8; what would be +8 is cut to +7. */
-static void q4_0_from_f32(const float x[32], uint8_t *block)
-{
-    float extreme = 0;
-    for (int i = 0; i < 32; i++)
-        if (fabsf(x[i]) > fabsf(extreme))
-            extreme = x[i];
-    float scale = extreme / -8.0f, inverse = scale != 0 ? 1.0f / scale : 0;
-    uint16_t half = half_f32_to_f16(scale);
-    memcpy(block, &half, sizeof half);
-    uint8_t q[32];
-    for (int i = 0; i < 32; i++)
-        q[i] = (uint8_t)fminf(15.0f, fmaxf(0.0f, floorf(x[i] * inverse + 8.5f)));
-    for (int i = 0; i < 16; i++)
-        block[2 + i] = (uint8_t)(q[i] | q[i + 16] << 4);
-}
-
-void kernels_row_from_f32(enum dtype dtype, const float *src, int n, void *out)
-{
-    uint8_t *bytes = out;
-    switch (dtype) {
-    case DTYPE_F32: memmove(out, src, (size_t)n * sizeof *src); return;
-    case DTYPE_F16:
-    case DTYPE_BF16:
-        for (int i = 0; i < n; i++) {
-            uint16_t half = dtype == DTYPE_F16 ? half_f32_to_f16(src[i]) : half_f32_to_bf16(src[i]);
-            memcpy(bytes + 2 * (size_t)i, &half, sizeof half);
-        }
-        return;
-    case DTYPE_Q8_0:
-        for (int g = 0; g < n / 32; g++)
-            q8_0_from_f32(src + 32 * g, bytes + 34 * (size_t)g);
-        return;
-    case DTYPE_Q4_0:
-        for (int g = 0; g < n / 32; g++)
-            q4_0_from_f32(src + 32 * g, bytes + 18 * (size_t)g);
-        return;
-    default: assert(!"floats are converted to F32, F16, BF16, Q8_0 and Q4_0 only");
     }
 }

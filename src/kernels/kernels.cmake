@@ -1,5 +1,7 @@
 # Adds the files of each instruction set to `sources`, each with the compiler flags of its own set: no other file may
 # use an instruction that a CPU might lack.
+# Its loops become vectors only when a comparison may be turned into arithmetic.
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/kernels/encode.c PROPERTIES COMPILE_FLAGS -fno-trapping-math)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(kernels_x86 ${CMAKE_SOURCE_DIR}/src/kernels/x86)
   list(APPEND sources ${kernels_x86}/cpu.c)

@@ -19,6 +19,13 @@ static void column_read(enum dtype dtype, const uint8_t *panel, int c, float w[R
         memcpy(w, panel + (size_t)c * 64, 64);
         return;
     }
+    if (dtype == DTYPE_F8_E4M3) {
+        float scale;
+        memcpy(&scale, panel + panel_f8_scale_at(c), sizeof scale);
+        for (int r = 0; r < ROWS; r++)
+            w[r] = half_f8_to_f32(panel[panel_f8_column_at(c) + (size_t)r]) * 0x1p-8f * scale;
+        return;
+    }
     uint16_t halves[2 * ROWS];
     if (dtype == DTYPE_F16) {
         memcpy(halves, panel + (size_t)c * 32, 32);

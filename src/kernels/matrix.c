@@ -61,6 +61,21 @@ static void bf16_row_pack(const uint8_t *row, int n_cols, uint8_t *panel, int r)
     }
 }
 
+/* A group's scale is the first row's: kernels_matrix_pack_panel asks for rows that share it. */
+static void f8_row_pack(const uint8_t *row, int n_cols, uint8_t *panel, int r)
+{
+    for (int c = 0; c < n_cols; c++) {
+        const uint8_t *block = row + (size_t)(c / KERNELS_GROUP) * 36;
+        if (r == 0 && c % KERNELS_GROUP == 0) {
+            float scale;
+            memcpy(&scale, block, sizeof scale);
+            scale *= 256;
+            memcpy(panel + panel_f8_scale_at(c), &scale, sizeof scale);
+        }
+        panel[panel_f8_column_at(c) + (size_t)r] = block[4 + c % KERNELS_GROUP];
+    }
+}
+
 /* Q8_0, Q4_0, Q4_1: the file already keeps column c and c + 16 in one byte, so whole words move. */
 static void simple_row_pack(enum dtype dtype, const uint8_t *row, int n_cols, uint8_t *panel, int r)
 {
@@ -137,6 +152,7 @@ void kernels_matrix_pack_panel(struct kernels_matrix *matrix, int panel, const v
         case DTYPE_F32: words32_spread(row, matrix->n_cols, dst, r); break;
         case DTYPE_F16: words16_spread(row, matrix->n_cols, dst, r); break;
         case DTYPE_BF16: bf16_row_pack(row, matrix->n_cols, dst, r); break;
+        case DTYPE_F8_E4M3: f8_row_pack(row, matrix->n_cols, dst, r); break;
         case DTYPE_Q8_0:
         case DTYPE_Q4_0:
         case DTYPE_Q4_1: simple_row_pack(matrix->dtype, row, matrix->n_cols, dst, r); break;
@@ -170,6 +186,13 @@ void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, flo
             ret_row[c] = half_bf16_to_f32(half);
         }
         return;
+    case DTYPE_F8_E4M3:
+        for (int c = 0; c < matrix->n_cols; c++) {
+            float scale;
+            memcpy(&scale, panel + panel_f8_scale_at(c), sizeof scale);
+            ret_row[c] = half_f8_to_f32(panel[panel_f8_column_at(c) + (size_t)r]) * 0x1p-8f * scale;
+        }
+        return;
     default: break;
     }
     for (int g = 0; g < matrix->n_cols / KERNELS_GROUP; g++) {
@@ -182,7 +205,7 @@ void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, flo
 
 int kernels_dtype_reads_int8(enum dtype dtype)
 {
-    return dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16;
+    return dtype >= DTYPE_Q8_0;
 }
 
 static size_t aligned(size_t bytes)

@@ -18,6 +18,12 @@
 
 enum { KERNELS_PANEL_ROWS = 16, KERNELS_GROUP = 32 /* activations that share one int8 scale */ };
 
+/*
+ * Goes up when the packed bytes of a weight would be others than before, be it by their layout or by the way in which they are
+ * quantised on load: shards that were packed to disk by an earlier program are then packed anew.
+ */
+enum { KERNELS_LAYOUT_VERSION = 1 };
+
 struct kernels_matrix {
     enum dtype dtype; /* format of the weights; decides which activations are read */
     int n_rows, n_cols;
@@ -31,7 +37,7 @@ size_t kernels_matrix_init(struct kernels_matrix *matrix, enum dtype dtype, int 
 
 /*
  * Packs one panel from rows in file format: src holds n_src_rows (1 to 16) rows of row_stride_bytes each, starting
- * with row panel · 16 of the matrix. Missing rows become zero.
+ * with row panel · 16 of the matrix. Missing rows become zero. Of F8_E4M3 the rows must have the same scales, and no NaN.
  */
 void kernels_matrix_pack_panel(struct kernels_matrix *matrix, int panel, const void *src, size_t row_stride_bytes, int n_src_rows);
 

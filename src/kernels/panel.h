@@ -5,6 +5,8 @@
  *   F32    [n_cols][16] floats
  *   F16    [n_cols][16] halves
  *   BF16   [n_cols / 2][16][2]: a 32-bit lane is one row, its low half the even column (as vdpbf16ps reads it)
+ *   F8_E4M3 512 columns (fewer at the end): one F32 scale for each group of 32 columns [16], times 256, then [n_cols][16] bytes.
+ *          The rows of a panel share their scales.
  * Block formats go by groups of 32 columns, seen as 8 quads of 4 columns. Nibbles of a group take 256 bytes,
  * [4][16][4]: in 64 bytes a 32-bit lane is one row; byte b of chunk j holds column 4j + b in its low nibble and column
  * 16 + 4j + b in its high nibble, so that low nibbles are quad j and high nibbles quad j + 4.
@@ -27,6 +29,8 @@
 #include "kernels/matrix.h"
 
 enum {
+    PANEL_F8_COLS = 512,
+    PANEL_F8_UNIT = 64 + PANEL_F8_COLS * 16,
     PANEL_NIBBLES = 256,
     PANEL_BYTES8 = 512,
     PANEL_Q8_0_UNIT = 64 + 2 * PANEL_BYTES8,
@@ -47,6 +51,7 @@ static inline size_t panel_size_bytes(enum dtype dtype, int n_cols)
     case DTYPE_F32: return cols * 64;
     case DTYPE_F16: return (cols * 32 + 63) / 64 * 64;
     case DTYPE_BF16: return (cols + 1) / 2 * 64;
+    case DTYPE_F8_E4M3: return (cols + PANEL_F8_COLS - 1) / PANEL_F8_COLS * 64 + cols * 16;
     case DTYPE_Q8_0: return (groups + 1) / 2 * 64 + groups * PANEL_BYTES8;
     case DTYPE_Q4_0: return (groups + 1) / 2 * 64 + groups * PANEL_NIBBLES;
     case DTYPE_Q4_1: return groups * PANEL_Q4_1_GROUP;
@@ -56,6 +61,17 @@ static inline size_t panel_size_bytes(enum dtype dtype, int n_cols)
     case DTYPE_COUNT: break;
     }
     return 0;
+}
+
+/* Scale (times 256) of column c's group in a panel of F8_E4M3, and the 16 bytes of the column. */
+static inline size_t panel_f8_scale_at(int c)
+{
+    return (size_t)(c / PANEL_F8_COLS) * PANEL_F8_UNIT + (size_t)(c % PANEL_F8_COLS / KERNELS_GROUP * 4);
+}
+
+static inline size_t panel_f8_column_at(int c)
+{
+    return (size_t)c * 16 + (size_t)(c / PANEL_F8_COLS + 1) * 64;
 }
 
 /* Group g of a panel: its scales (Q8_0, Q4_0, Q4_1: F16 [16], Q4_1 followed by the minima) and its weights. */

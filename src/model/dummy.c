@@ -34,6 +34,13 @@ static void put_f16(float value, uint8_t *to) { kernels_row_from_f32(DTYPE_F16, 
 /* Scales of a block of random bits, so that its weights are uniform in about ±width. */
 static void set_scales(enum dtype dtype, float width, uint8_t *block) {
     switch (dtype) {
+    case DTYPE_F8_E4M3: {
+        float scale = width / 166; /* random bytes are mostly small: about as far from 0 as the uniform ones on average */
+        memcpy(block, &scale, sizeof scale);
+        for (int i = 4; i < 36; i++)
+            block[i] -= (block[i] & 0x7f) == 0x7f; /* no NaN */
+        break;
+    }
     case DTYPE_Q8_0: put_f16(width / 127, block); break;
     case DTYPE_Q4_0: put_f16(width / 8, block); break;
     case DTYPE_Q4_1:

@@ -1,6 +1,6 @@
 # The kernel tests share check.c.
 set(kernels_tests ${CMAKE_CURRENT_SOURCE_DIR}/kernels)
-foreach(name test_kernels_matmul test_kernels_vector test_kernels_attention)
+foreach(name test_kernels_matmul test_kernels_vector test_kernels_attention test_kernels_blocks)
   target_sources(${name} PRIVATE ${kernels_tests}/check.c)
 endforeach()
 

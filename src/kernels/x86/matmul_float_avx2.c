@@ -1,5 +1,5 @@
 /*
- * Products with float weights (F32, F16, BF16) for AVX2, FMA and F16C.
+ * Products with float weights (F32, F16, BF16, F8_E4M3) for AVX2, FMA and F16C.
  *
  * Every output is one chain of fused multiply-adds over the columns in order, so its bits are the same in both ways below.
  * Weights are converted in registers: next to six tokens' multiply-adds that is free. Few tokens: several panels at a
@@ -27,6 +27,12 @@ KERNELS_INLINE __m256 weights_load(enum dtype dtype, const uint8_t *panel, int c
         return _mm256_load_ps((const float *)(panel + col * 64 + (size_t)h * 32));
     if (dtype == DTYPE_F16)
         return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(panel + col * 32 + (size_t)h * 16)));
+    if (dtype == DTYPE_F8_E4M3) {
+        /* The sign stays on top, exponent and mantissa move to where F16 has them; the bias is in the scale. */
+        __m128i bytes = _mm_loadl_epi64((const __m128i *)(panel + panel_f8_column_at(c) + h * 8));
+        __m128i halves = _mm_and_si128(_mm_slli_epi16(_mm_cvtepi8_epi16(bytes), 7), _mm_set1_epi16((short)0xbfff));
+        return _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_broadcast_ss((const float *)(panel + panel_f8_scale_at(c))));
+    }
     __m256i pairs = _mm256_load_si256((const __m256i *)(panel + col / 2 * 64 + (size_t)h * 32));
     return _mm256_castsi256_ps(c % 2 ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)) : _mm256_slli_epi32(pairs, 16));
 }
@@ -105,7 +111,7 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
     for (int begin = 0; begin < matrix->n_cols; begin += BLOCK) {
         int end = begin + BLOCK < matrix->n_cols ? begin + BLOCK : matrix->n_cols;
         for (int t = 0, n; t < n_tokens; t += n) {
-            int left = n_tokens - t, at_most = dtype == DTYPE_BF16 ? TILE - 1 : TILE; /* a register for BF16's mask */
+            int left = n_tokens - t, at_most = dtype == DTYPE_BF16 || dtype == DTYPE_F8_E4M3 ? TILE - 1 : TILE; /* a register for the mask */
             int n_tiles = (left + at_most - 1) / at_most;
             const float *at = x + (size_t)t * stride;
             float *acc = scratch->acc[t];
@@ -162,10 +168,12 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
 MATMUL_DEFINE(matmul_f32_avx2, DTYPE_F32)
 MATMUL_DEFINE(matmul_f16_avx2, DTYPE_F16)
 MATMUL_DEFINE(matmul_bf16_avx2, DTYPE_BF16)
+MATMUL_DEFINE(matmul_f8_avx2, DTYPE_F8_E4M3)
 
 void kernels_x86_fill_matmul_float_avx2(struct kernels_ops *ops)
 {
     ops->matmul[DTYPE_F32] = matmul_f32_avx2;
     ops->matmul[DTYPE_F16] = matmul_f16_avx2;
     ops->matmul[DTYPE_BF16] = matmul_bf16_avx2;
+    ops->matmul[DTYPE_F8_E4M3] = matmul_f8_avx2;
 }

@@ -1,5 +1,5 @@
 /*
- * Products with float weights (F32, F16, BF16) for AVX-512: a panel's 16 rows are one vector.
+ * Products with float weights (F32, F16, BF16, F8_E4M3) for AVX-512: a panel's 16 rows are one vector.
  *
  * Every output is one chain of fused multiply-adds over the columns in order, so its bits do not depend on the tokens
  * beside it. Weights are converted in registers. One and two tokens take four panels at a time, for the sake of memory;
@@ -20,6 +20,12 @@ KERNELS_INLINE __m512 weights_load(enum dtype dtype, const uint8_t *panel, int c
         return _mm512_load_ps((const float *)(panel + col * 64));
     if (dtype == DTYPE_F16)
         return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(panel + col * 32)));
+    if (dtype == DTYPE_F8_E4M3) {
+        /* The sign stays on top, exponent and mantissa move to where F16 has them; the bias is in the scale. */
+        __m128i bytes = _mm_load_si128((const __m128i *)(panel + panel_f8_column_at(c)));
+        __m256i halves = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16((short)0xbfff));
+        return _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(*(const float *)(panel + panel_f8_scale_at(c))));
+    }
     __m512i pairs = _mm512_load_si512((const __m512i *)(panel + col / 2 * 64));
     return _mm512_castsi512_ps(c % 2 ? _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u)) : _mm512_slli_epi32(pairs, 16));
 }
@@ -101,10 +107,12 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
 MATMUL_DEFINE(matmul_f32_avx512, DTYPE_F32)
 MATMUL_DEFINE(matmul_f16_avx512, DTYPE_F16)
 MATMUL_DEFINE(matmul_bf16_avx512, DTYPE_BF16)
+MATMUL_DEFINE(matmul_f8_avx512, DTYPE_F8_E4M3)
 
 void kernels_x86_fill_matmul_float_avx512(struct kernels_ops *ops)
 {
     ops->matmul[DTYPE_F32] = matmul_f32_avx512;
     ops->matmul[DTYPE_F16] = matmul_f16_avx512;
     ops->matmul[DTYPE_BF16] = matmul_bf16_avx512;
+    ops->matmul[DTYPE_F8_E4M3] = matmul_f8_avx512;
 }

@@ -1,10 +1,12 @@
-"""Makes the vectors that tests/kernels/test_kernels_blocks.c compares with, from the PyPI package gguf (0.19.0 was used).
+"""Makes the vectors that tests/kernels/test_kernels_blocks.c compares with, from the PyPI packages gguf (0.19.0 was used) and
+ml_dtypes (0.6.0).
 
 <type>.blocks and <type>.floats: random blocks and what gguf reads from them.
 quantize.floats and quantize.<type>: floats, and the blocks that gguf makes of them.
 """
 import pathlib
 
+import ml_dtypes
 import numpy as np
 from gguf import GGMLQuantizationType as T
 from gguf.quants import dequantize, quantize
@@ -34,3 +36,9 @@ floats[0, 32:64] = np.linspace(-1, 1, 32)
 floats.tofile(here / "quantize.floats")
 for kind in (T.F16, T.BF16, T.Q8_0, T.Q4_0):
     quantize(floats, kind).view(np.uint8).tofile(here / f"quantize.{kind.name.lower()}")
+
+# All bytes of E4M3 that are numbers, some twice, under a scale for each 32.
+scale = (rng.standard_normal(WEIGHTS // 32) * 0.01).astype("<f4")
+codes = np.resize(np.array([b for b in range(256) if b & 0x7F != 0x7F], np.uint8), WEIGHTS).reshape(-1, 32)
+np.concatenate([scale.reshape(-1, 1).view(np.uint8), codes], axis=1).tofile(here / "f8_e4m3.blocks")
+(codes.view(ml_dtypes.float8_e4m3fn).astype("<f4") * scale.reshape(-1, 1)).tofile(here / "f8_e4m3.floats")
