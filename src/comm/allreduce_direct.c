@@ -3,7 +3,7 @@
  * adds them all.
  *
  * Cost: one one-way latency (all send first); (parts - 1) · n floats out of and into each node.
- * Range: 2 nodes at any length (nothing moves fewer bytes in one hop), a few nodes for short vectors.
+ * Range: 2 nodes at any length (nothing moves fewer bytes in one hop), more nodes for short vectors.
  * Scratch: (parts - 1) · n floats.
  * Bits: all leaders add in the order of parts.
  * Lost peer: the transfer fails and names it; vec is written only after everything has arrived.

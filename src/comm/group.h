@@ -22,7 +22,7 @@ void comm_group_leave(struct comm_group *group); /* accepts NULL */
 int comm_group_size(const struct comm_group *group);
 int comm_group_index(const struct comm_group *group); /* this rank's place in members */
 
-/* data[n] becomes the sum over all members, in place. */
+/* data[n] becomes the sum over all members, in place. The order of addition is the group's: data[i] does not depend on n or i. */
 int comm_allreduce(struct comm_group *group, float *data, size_t n, struct err *err);
 /* Member i's len_bytes land at ret_all + i · len_bytes on the member with index `root` (ret_all is ignored elsewhere). */
 int comm_gather(struct comm_group *group, int root, const void *bytes, size_t len_bytes, void *ret_all, struct err *err);

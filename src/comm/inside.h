@@ -212,7 +212,10 @@ struct comm_group {
 
 static inline bool comm_group_leads(const struct comm_group *group) { return group->seat == 0; }
 
-/* ---- All-reduce algorithms, one file each; vec is summed in place. select.c chooses. ---- */
+/*
+ * ---- All-reduce algorithms, one file each; vec is summed in place. select.c chooses. ----
+ * All add in the same order, node by node and within a node by rank: the bits of a sum depend neither on the algorithm nor on n.
+ */
 
 /* Among all members: of one node, and of several with more than one member here. Called by every member. */
 int comm_allreduce_flat(struct comm_group *group, float *data, size_t n, int64_t deadline_ms, struct err *err);
@@ -220,8 +223,7 @@ int comm_allreduce_sliced(struct comm_group *group, float *data, size_t n, int64
 int comm_allreduce_leader(struct comm_group *group, float *data, size_t n, int64_t deadline_ms, struct err *err);
 /* Among the leaders of parts: called by leaders only. */
 int comm_allreduce_direct(struct comm_group *group, float *vec, size_t n, int64_t deadline_ms, struct err *err);
-int comm_allreduce_doubling(struct comm_group *group, float *vec, size_t n, int64_t deadline_ms, struct err *err);
-int comm_allreduce_ring(struct comm_group *group, float *vec, size_t n, int64_t deadline_ms, struct err *err);
+int comm_allreduce_scattered(struct comm_group *group, float *vec, size_t n, int64_t deadline_ms, struct err *err);
 
 typedef int (*comm_allreduce_fn)(struct comm_group *group, float *vec, size_t n, int64_t deadline_ms, struct err *err);
 

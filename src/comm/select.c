@@ -7,43 +7,38 @@
 #include "comm/inside.h"
 
 /*
- * Between nodes, with c the work for one message (about 8 us), L a latency, B the bandwidth of a link and P parts, n bytes cost
- *   direct    (P - 1) · (c + n / B) + L
- *   doubling  log2 P · (c + n / B + L)
- *   ring      2 · (P - 1) · (c + n / (P · B) + L)
- * The limits below are where these lines cross for L · B = 64 KB (1 Gbit/s with 0.5 ms, 25 Gbit/s with 20 us). What is chosen
- * near a crossing matters little.
+ * A float's sum must not depend on how many others are summed with it (the same request, alone or in a batch, gives the same tokens). So
+ * all algorithms add in one order, the members of a node by rank and then the nodes by part, and only the way of the bytes is chosen:
+ * with c the work for one message (about 8 us), L a latency, B the bandwidth of a link and P parts, n bytes cost between nodes
+ *   direct     (P - 1) · (c + n / B) + L
+ *   scattered  2 · (P - 1) · (c + n / (P · B) + L / (P - 1))
+ * These cross at n = P / ((P - 1) · (P - 2)) · (L · B + (P - 1) · c · B). The limit is that for L · B = 64 KB (1 Gbit/s with 0.5 ms, 25 Gbit/s
+ * with 20 us) and c · B = 8 KB. What is chosen near a crossing matters little.
  */
 enum {
-    FEW_PARTS = 4,
-    SOME_PARTS = 8,
-    FEW_RING_FLOATS = 64 << 10,   /* from here bytes count for more than hops: few parts */
-    RING_FLOATS = 128 << 10,      /* … and more parts */
-    SOME_DIRECT_FLOATS = 8 << 10, /* up to here some parts still send to everybody at once */
+    LATENCY_FLOATS = 16 << 10,    /* L · B */
+    MESSAGE_FLOATS = 2 << 10,     /* c · B */
     FLAT_READS = 32 << 10,        /* floats that each member of a node may read before a second meeting is cheaper */
     SLICED_FLOATS = 4 << 10,      /* from here the members of a node help their leader */
     SUM_BLOCK_FLOATS = 1 << 10    /* stays in the first-level cache between two additions */
 };
 
+/* From so many floats on it pays to scatter. */
+static size_t scattered_floats(int n_parts) {
+    size_t parts = (size_t)n_parts;
+    return n_parts == 2 ? SIZE_MAX : (LATENCY_FLOATS + (parts - 1) * MESSAGE_FLOATS) * parts / ((parts - 1) * (parts - 2));
+}
+
 comm_allreduce_fn comm_select_between(int n_parts, size_t n) {
-    if (n_parts == 2)
-        return comm_allreduce_direct;
-    if (n_parts <= FEW_PARTS)
-        return n < FEW_RING_FLOATS ? comm_allreduce_direct : comm_allreduce_ring;
-    if (n_parts <= SOME_PARTS && n <= SOME_DIRECT_FLOATS)
-        return comm_allreduce_direct;
-    return n < RING_FLOATS ? comm_allreduce_doubling : comm_allreduce_ring;
+    return n < scattered_floats(n_parts) ? comm_allreduce_direct : comm_allreduce_scattered;
 }
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 size_t comm_select_scratch(int n_parts, size_t piece_floats) {
-    size_t direct_floats = n_parts == 2           ? piece_floats
-                           : n_parts <= FEW_PARTS ? least(piece_floats, FEW_RING_FLOATS)
-                                                  : least(piece_floats, SOME_DIRECT_FLOATS);
-    if (n_parts <= SOME_PARTS)
-        direct_floats *= (size_t)(n_parts - 1);
-    return direct_floats > piece_floats ? direct_floats : piece_floats;
+    size_t direct_floats = (size_t)(n_parts - 1) * least(piece_floats, scattered_floats(n_parts));
+    size_t scattered = piece_floats + (size_t)n_parts;
+    return direct_floats > scattered ? direct_floats : scattered;
 }
 
 comm_allreduce_fn comm_select(const struct comm_group *group, size_t n) {
