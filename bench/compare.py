@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Decode and prefill of shoal beside llama.cpp's llama-bench: same files, same threads, alternating runs.
-usage: compare.py [--config CONFIG_JSON] [--types Q8_0,Q4_0,BF16] [--threads N] [--rounds N] [--layers N] [--build DIR]
+"""Decode and prefill of shoal beside llama.cpp's llama-bench and llama-batched-bench: same files, same threads, alternating runs.
+usage: compare.py [--config CONFIG_JSON] [--types Q8_0,Q4_0,BF16] [--threads N] [--rounds N] [--layers N] [--batches 1,4,16] [--build DIR]
 Makes the files (random weights of the geometry) and builds the peer by itself; see make-gguf.py, fetch-llama-cpp.sh."""
 import argparse
 import json
@@ -32,15 +32,36 @@ def make_file(args, kind):
 
 
 def run_peer(args, peer, path):
-    rows = json.loads(output(peer / "llama-bench", "-m", path, "-p", args.prefill, "-n", args.decode, "-t", args.threads, "-r", 1, "-o", "json"))
-    return {("prefill" if r["n_gen"] == 0 else "decode"): r["avg_ts"] for r in rows}
+    rows = json.loads(output(peer / "llama-bench", "-m", path, "-p", args.prefill, "-n", 0, "-t", args.threads, "-r", 1, "-o", "json"))
+    speeds = {"prefill": rows[0]["avg_ts"]}
+    if args.batches == [1]:
+        rows = json.loads(output(peer / "llama-bench", "-m", path, "-p", 0, "-n", args.decode, "-t", args.threads, "-r", 1, "-o", "json"))
+        speeds[1] = rows[0]["avg_ts"]
+        return speeds
+    context = max(args.batches) * (args.decode + 32)
+    lines = output(peer / "llama-batched-bench", "-m", path, "-c", context, "-b", 512, "-t", args.threads, "-npp", 16, "-ntg", args.decode, "-npl",
+                   ",".join(map(str, args.batches)), "--output-format", "jsonl")
+    speeds.update({row["pl"]: row["speed_tg"] for row in map(json.loads, lines.splitlines()[-len(args.batches):])})
+    return speeds
 
 
 def run_shoal(args, path):
-    row = json.loads(output(args.build / "bench" / "model_bench", path, "--threads", args.threads, "--prefill", args.prefill, "--decode",
-                            args.decode, "--json"))
-    return {"prefill": row["prefill_tok_s"], "decode": row["decode_tok_s"], "mb": row["mb_per_token"], "bandwidth": row["bandwidth_gb_s"],
-            "share": row["share"]}
+    lines = output(args.build / "bench" / "model_bench", path, "--threads", args.threads, "--prefill", args.prefill, "--decode", args.decode,
+                   "--batch", ",".join(map(str, args.batches)), "--json")
+    prefill, *rows = map(json.loads, lines.splitlines())
+    return {"prefill": prefill["prefill_tok_s"], **{row["batch"]: row["decode_tok_s"] for row in rows}, "rows": {row["batch"]: row for row in rows}}
+
+
+def print_row(kind, what, rounds, key):
+    """The median of each side, and of the ratios of the rounds; for decode also what it reads."""
+    speeds = [statistics.median(r[side][key] for r in rounds) for side in (0, 1)]
+    ratio = statistics.median(r[1][key] / r[0][key] for r in rounds)
+    memory = ""
+    if key != "prefill":
+        rows = [r[1]["rows"][key] for r in rounds]
+        megabytes, limit, share = (statistics.median(row[k] for row in rows) for k in ("mb_per_step", "bandwidth_gb_s", "share"))
+        memory = f"{megabytes:.0f} | {share * limit:.1f} of {limit:.1f} | {share:.0%}"
+    print(f"| {kind} | {what} | {speeds[0]:.1f} | {speeds[1]:.1f} | {ratio:.2f} | {memory or ' | | '} |", flush=True)
 
 
 def main():
@@ -51,23 +72,23 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--prefill", type=int, default=512)
-    parser.add_argument("--decode", type=int, default=128)
+    parser.add_argument("--decode", type=int, default=128, help="tokens of each sequence")
+    parser.add_argument("--batches", default="1", help="sequences that decode at once, such as 1,4,16")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     args = parser.parse_args()
+    args.batches = [int(n) for n in args.batches.split(",")]
     peer = pathlib.Path(output(HERE / "fetch-llama-cpp.sh", args.build / "peers" / "llama.cpp").strip())
     cpu = next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    print(f"{cpu}, {args.threads} threads, {pathlib.Path(args.config).name}, medians of {args.rounds} alternating rounds\n")
-    print("| weights | prefill: llama.cpp | shoal | ratio | decode: llama.cpp | shoal | ratio | MB/token | GB/s read, of limit | share |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(f"{cpu}, {args.threads} threads, {pathlib.Path(args.config).name}{f', {args.layers} layers' if args.layers else ''}, tok/s, "
+          f"medians of {args.rounds} alternating rounds\n")
+    print("| weights | work | llama.cpp | shoal | ratio | MB/step | GB/s read, of limit | share |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for kind in args.types.split(","):
         path = make_file(args, kind)
         rounds = [(run_peer(args, peer, path), run_shoal(args, path)) for _ in range(args.rounds)]
-        mid = lambda side, key: statistics.median(r[side][key] for r in rounds)
-        ratio = lambda key: statistics.median(r[1][key] / r[0][key] for r in rounds)
-        rate = mid(1, "decode") * mid(1, "mb") / 1000
-        print(f"| {kind} | {mid(0, 'prefill'):.1f} | {mid(1, 'prefill'):.1f} | {ratio('prefill'):.2f} | {mid(0, 'decode'):.1f} | "
-              f"{mid(1, 'decode'):.1f} | {ratio('decode'):.2f} | {mid(1, 'mb'):.0f} | {rate:.1f} of {mid(1, 'bandwidth'):.1f} | "
-              f"{mid(1, 'share'):.0%} |", flush=True)
+        print_row(kind, f"prefill {args.prefill}", rounds, "prefill")
+        for n in args.batches:
+            print_row(kind, f"decode, {n} at once" if n > 1 else "decode", rounds, n)
 
 
 main()

@@ -1,9 +1,11 @@
 /*
- * Decode and prefill of one sequence on one rank, without server or scheduler: tok/s, bytes of weights read per token,
- * the machine's read bandwidth, and the share of that limit which decode reaches.
- * usage: model_bench MODEL [--threads N] [--prefill N] [--decode N] [--repeat N] [--dummy DTYPE] [--layers N] [--cpu-max ISA] [--json]
+ * Prefill of one sequence and decode of one or of several on one rank, without server or scheduler: tok/s, bytes of weights
+ * read per step, the machine's read bandwidth, and the share of that limit which decode reaches.
+ * usage: model_bench MODEL [--threads N] [--prefill N] [--decode N] [--batch N,N,…] [--repeat N] [--dummy DTYPE] [--layers N]
+ *        [--cpu-max ISA] [--json]
  */
 #include <jansson.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,11 +18,12 @@
 #include "kernels/dispatch.h"
 #include "model/model.h"
 
-enum { BLOCK_SIZE = 16, READ_BYTES = 512 << 20, READ_ROUNDS = 5 };
+enum { BLOCK_SIZE = 16, READ_BYTES = 512 << 20, READ_ROUNDS = 5, MAX_BATCHES = 8, MAX_BATCH = 256 };
 
 struct args {
     const char *model, *dummy, *cpu_max;
     int threads, prefill, decode, repeat, layers;
+    int batches[MAX_BATCHES], n_batches, max_batch;
     int as_json;
 };
 
@@ -60,8 +63,23 @@ static double read_bandwidth(struct team *team) {
     return best;
 }
 
+/* "1,4,16" */
+static int parse_batches(const char *text, struct args *args) {
+    args->n_batches = 0;
+    for (char *end; args->n_batches < MAX_BATCHES; text = end + 1) {
+        long n = strtol(text, &end, 10);
+        if (end == text || n < 1 || n > MAX_BATCH)
+            return -1;
+        args->batches[args->n_batches++] = (int)n;
+        args->max_batch = n > args->max_batch ? (int)n : args->max_batch;
+        if (*end != ',')
+            return *end == '\0' ? 0 : -1;
+    }
+    return -1;
+}
+
 static int parse(int argc, char **argv, struct args *args) {
-    *args = (struct args){.threads = host_cpus(), .prefill = 512, .decode = 128, .repeat = 1};
+    *args = (struct args){.threads = host_cpus(), .prefill = 512, .decode = 128, .repeat = 1, .batches = {1}, .n_batches = 1, .max_batch = 1};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "--json") == 0) {
@@ -79,7 +97,10 @@ static int parse(int argc, char **argv, struct args *args) {
             args->prefill = atoi(value);
         else if (strcmp(argv[i - 1], "--decode") == 0)
             args->decode = atoi(value);
-        else if (strcmp(argv[i - 1], "--repeat") == 0)
+        else if (strcmp(argv[i - 1], "--batch") == 0) {
+            if (parse_batches(value, args) != 0)
+                return -1;
+        } else if (strcmp(argv[i - 1], "--repeat") == 0)
             args->repeat = atoi(value);
         else if (strcmp(argv[i - 1], "--layers") == 0)
             args->layers = atoi(value);
@@ -99,7 +120,9 @@ struct bench {
     struct team *team;
     struct weights_store *store;
     struct model *model;
-    int32_t *tokens, *blocks;
+    int32_t *tokens; /* [prefill + MAX_BATCH], random */
+    int32_t *blocks; /* [max_batch, blocks_per_seq] */
+    int blocks_per_seq;
     float *logits;
 };
 
@@ -125,7 +148,8 @@ static int load(struct bench *b, const struct args *args, struct err *err) {
         model_config_load(args->model, b->store, overrides, &b->config, err) != 0)
         return -1;
     json_decref(overrides);
-    struct model_opts opts = {.kv_dtype = DTYPE_BF16, .block_size = BLOCK_SIZE, .max_step_tokens = args->prefill, .max_step_seqs = 1,
+    struct model_opts opts = {.kv_dtype = DTYPE_BF16, .block_size = BLOCK_SIZE, .max_step_tokens = args->prefill > args->max_batch ? args->prefill : args->max_batch,
+                              .max_step_seqs = args->max_batch,
                               .max_context = args->prefill + args->decode + 1};
     if (model_split_compute(&b->config, 1, 1, false, NULL, 0, &b->split, err) != 0 || team_create(args->threads, NULL, &b->team, err) != 0)
         return -1;
@@ -143,64 +167,97 @@ static int load(struct bench *b, const struct args *args, struct err *err) {
     if (!args->as_json)
         printf("loaded %.2f GB in %.2f s (%.2f GB/s), kernels %s, %d threads\n", gigabytes, seconds, gigabytes / seconds,
                kernels_isa_name(kernels_isa_current()), args->threads);
-    int n_blocks = (opts.max_context + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    int n_tokens = args->prefill + MAX_BATCH, n_blocks;
+    b->blocks_per_seq = (opts.max_context + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    n_blocks = b->blocks_per_seq * args->max_batch;
     if (model_kv_create(b->model, n_blocks, err) != 0)
         return -1;
-    b->tokens = malloc((size_t)args->prefill * sizeof *b->tokens);
+    b->tokens = malloc((size_t)n_tokens * sizeof *b->tokens);
     b->blocks = malloc((size_t)n_blocks * sizeof *b->blocks);
-    b->logits = malloc((size_t)b->config.n_vocab * sizeof *b->logits);
+    b->logits = malloc((size_t)args->max_batch * (size_t)b->config.n_vocab * sizeof *b->logits);
     if (b->tokens == NULL || b->blocks == NULL || b->logits == NULL)
         return err_set(err, ERR_NOMEM, "no memory");
     for (int i = 0; i < n_blocks; i++)
         b->blocks[i] = i;
-    for (int i = 0; i < args->prefill; i++)
+    for (int i = 0; i < n_tokens; i++)
         b->tokens[i] = (int32_t)(rand_ctr_u64(1, (uint64_t)i) % (uint64_t)b->config.n_vocab);
     return 0;
 }
 
-static int forward(struct bench *b, int position, int n_tokens, struct err *err) {
-    struct model_step_seq seq = {.n_tokens = n_tokens, .position = position, .blocks = b->blocks, .first_logit = n_tokens - 1};
-    struct model_step step = {.n_tokens = n_tokens, .tokens = b->tokens, .n_seqs = 1, .seqs = &seq};
+/* n_tokens of each of n_seqs sequences at `position`; first: where in `tokens` they begin. */
+static int forward(struct bench *b, int n_seqs, int position, int n_tokens, int first, struct err *err) {
+    struct model_step_seq seqs[MAX_BATCH];
+    for (int i = 0; i < n_seqs; i++)
+        seqs[i] = (struct model_step_seq){.n_tokens = n_tokens, .position = position, .blocks = b->blocks + (size_t)i * (size_t)b->blocks_per_seq,
+                                          .first_logit = n_tokens - 1};
+    struct model_step step = {.n_tokens = n_seqs * n_tokens, .tokens = b->tokens + first, .n_seqs = n_seqs, .seqs = seqs};
     int n_rows;
     return model_forward(b->model, &step, NULL, b->logits, &n_rows, err);
 }
 
-/* Weights that a decode step reads: all packed ones, but of an untied embedding one row only. */
-static double bytes_per_token(const struct bench *b) {
+static double tensor_bytes(const struct bench *b, const char *name, const char *gguf_name) {
+    const struct weights_tensor *tensor = b->store == NULL ? NULL : weights_store_find(b->store, name);
+    if (tensor == NULL && b->store != NULL)
+        tensor = weights_store_find(b->store, gguf_name);
+    return tensor == NULL ? 0 : (double)tensor->len_bytes;
+}
+
+/*
+ * Weights that a decode step of n_seqs sequences reads: all packed ones, but of an untied embedding some rows only, and of a
+ * mixture the experts that somebody goes to. Those are counted as if every token chose at random; that is nearly so with
+ * random weights.
+ */
+static double bytes_per_step(const struct bench *b, int n_seqs) {
+    const struct model_config *c = &b->config;
     double bytes = (double)model_weights_bytes(b->model, b->store);
-    const struct weights_tensor *embedding = NULL;
-    if (!b->config.tied && b->store != NULL) {
-        embedding = weights_store_find(b->store, "model.embed_tokens.weight");
-        if (embedding == NULL)
-            embedding = weights_store_find(b->store, "token_embd.weight");
-    }
-    return embedding == NULL ? bytes : bytes - (double)embedding->len_bytes;
+    if (!c->tied)
+        bytes -= tensor_bytes(b, "model.embed_tokens.weight", "token_embd.weight");
+    if (c->n_experts == 0)
+        return bytes;
+    double experts = 0, idle = pow(1 - (double)c->n_experts_active / c->n_experts, n_seqs);
+    static const char *const names[] = {"gate", "up", "down"};
+    for (int layer = 0; layer < c->n_layers; layer++)
+        for (int i = 0; i < 3; i++) {
+            char name[WEIGHTS_NAME_BYTES];
+            snprintf(name, sizeof name, "blk.%d.ffn_%s_exps.weight", layer, names[i]);
+            experts += tensor_bytes(b, name, name);
+        }
+    return bytes - experts * idle;
+}
+
+static void print_decode(const struct args *args, const struct bench *b, int n_seqs, double decode, double bandwidth) {
+    double megabytes = bytes_per_step(b, n_seqs) / 1e6, rate = decode / n_seqs * megabytes / 1e3, share = bandwidth > 0 ? rate / bandwidth : 0;
+    if (args->as_json)
+        printf("{\"batch\": %d, \"decode_tok_s\": %.2f, \"mb_per_step\": %.1f, \"bandwidth_gb_s\": %.2f, \"share\": %.3f}\n", n_seqs, decode,
+               megabytes, bandwidth, share);
+    else
+        printf("decode %d x %d: %.1f tok/s   %.0f MB/step = %.1f GB/s of %.1f GB/s (%.0f %%)\n", args->decode, n_seqs, decode, megabytes, rate,
+               bandwidth, 100 * share);
 }
 
 static int run(const struct args *args, struct err *err) {
     struct bench b = {0};
     if (load(&b, args, err) != 0)
         return -1;
-    double bandwidth = read_bandwidth(b.team), megabytes = bytes_per_token(&b) / 1e6;
-    if (forward(&b, 0, args->prefill < 16 ? args->prefill : 16, err) != 0) /* touches all memory once */
+    double bandwidth = read_bandwidth(b.team);
+    if (forward(&b, 1, 0, args->prefill, 0, err) != 0) /* touches all memory once */
         return -1;
     for (int r = 0; r < args->repeat; r++) {
         int64_t start_ns = clock_mono_ns();
-        if (forward(&b, 0, args->prefill, err) != 0)
+        if (forward(&b, 1, 0, args->prefill, 0, err) != 0)
             return -1;
         double prefill = args->prefill * 1e9 / (double)(clock_mono_ns() - start_ns);
-        start_ns = clock_mono_ns();
-        for (int i = 0; i < args->decode; i++)
-            if (forward(&b, i, 1, err) != 0)
-                return -1;
-        double decode = args->decode * 1e9 / (double)(clock_mono_ns() - start_ns);
-        double rate = decode * megabytes / 1e3;
         if (args->as_json)
-            printf("{\"prefill_tok_s\": %.2f, \"decode_tok_s\": %.2f, \"mb_per_token\": %.1f, \"bandwidth_gb_s\": %.2f, \"share\": %.3f}\n", prefill,
-                   decode, megabytes, bandwidth, bandwidth > 0 ? rate / bandwidth : 0);
+            printf("{\"prefill_tok_s\": %.2f}\n", prefill);
         else
-            printf("prefill %d: %.1f tok/s   decode %d: %.1f tok/s   %.0f MB/token = %.1f GB/s of %.1f GB/s (%.0f %%)\n", args->prefill, prefill,
-                   args->decode, decode, megabytes, rate, bandwidth, bandwidth > 0 ? 100 * rate / bandwidth : 0);
+            printf("prefill %d: %.1f tok/s\n", args->prefill, prefill);
+        for (int n = 0; n < args->n_batches; n++) {
+            start_ns = clock_mono_ns();
+            for (int i = 0; i < args->decode; i++)
+                if (forward(&b, args->batches[n], i, 1, i % args->prefill, err) != 0)
+                    return -1;
+            print_decode(args, &b, args->batches[n], args->decode * args->batches[n] * 1e9 / (double)(clock_mono_ns() - start_ns), bandwidth);
+        }
         fflush(stdout);
     }
     model_destroy(b.model);
@@ -216,8 +273,8 @@ int main(int argc, char **argv) {
     struct args args;
     struct err err;
     if (parse(argc, argv, &args) != 0) {
-        fprintf(stderr, "usage: model_bench MODEL [--threads N] [--prefill N] [--decode N] [--repeat N] [--dummy DTYPE] [--layers N] "
-                        "[--cpu-max ISA] [--json]\n");
+        fprintf(stderr, "usage: model_bench MODEL [--threads N] [--prefill N] [--decode N] [--batch N,N,…] [--repeat N] [--dummy DTYPE] "
+                        "[--layers N] [--cpu-max ISA] [--json]\n");
         return 2;
     }
     if (run(&args, &err) != 0) {
