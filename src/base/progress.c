@@ -37,7 +37,8 @@ static void draw(struct progress *bar, uint64_t done_bytes, const char *note, in
     char done[16], total[16], rate[16], line[512], cells[BAR_CELLS * 3 + 1] = "";
     double elapsed_s = (double)(now_ns - bar->start_ns) / 1e9;
     uint64_t moved = done_bytes > bar->start_bytes ? done_bytes - bar->start_bytes : 0;
-    double rate_bps = elapsed_s > 0.01 ? (double)moved / elapsed_s : 0;
+    double rate_bps = bar->rate_bps > 0 ? bar->rate_bps : elapsed_s > 0.01 ? (double)moved / elapsed_s : 0;
+    double left_s = bar->rate_bps > 0 ? bar->left_s : rate_bps > 0 ? ((double)bar->total_bytes - (double)done_bytes) / rate_bps : 0;
     double share = bar->total_bytes > 0 ? (double)done_bytes / (double)bar->total_bytes : 0;
     if (share > 1)
         share = 1;
@@ -46,8 +47,8 @@ static void draw(struct progress *bar, uint64_t done_bytes, const char *note, in
     int len = snprintf(line, sizeof line, "%s %3.0f%% %s %s/%s %s/s", bar->title, share * 100, cells, progress_bytes_text(done_bytes, done),
                        progress_bytes_text(bar->total_bytes, total), progress_bytes_text((uint64_t)rate_bps, rate));
     if (!is_last && rate_bps > 0 && bar->total_bytes > done_bytes) {
-        int left_s = (int)((double)(bar->total_bytes - done_bytes) / rate_bps + 0.5);
-        len += snprintf(line + len, sizeof line - (size_t)len, " ETA %d:%02d", left_s / 60, left_s % 60);
+        long left = left_s < 1e6 ? (long)(left_s + 0.5) : 1000000;
+        len += snprintf(line + len, sizeof line - (size_t)len, " ETA %ld:%02ld", left / 60, left % 60);
     }
     if (note != NULL)
         snprintf(line + len, sizeof line - (size_t)len, " %s", note);

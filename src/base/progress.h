@@ -14,6 +14,8 @@ struct progress {
     int64_t start_ns;
     int64_t last_draw_ns;
     int is_terminal;
+    /* For a caller with several sources, each with a clock of its own; rate 0: bytes over time is what it is. */
+    double rate_bps, left_s;
 };
 
 void progress_start(struct progress *bar, const char *title, uint64_t start_bytes, uint64_t total_bytes);

@@ -131,6 +131,7 @@ struct model {
     struct model_split split;
     struct model_opts opts;
     int n_layers; /* here */
+    int n_threads; /* of the team */
     struct model_layer *layers;
     struct model_expert *experts; /* of all layers */
     struct kernels_matrix embedding, head;
@@ -162,6 +163,10 @@ struct model {
 /* Zeroed memory in whole pages, huge ones where the system has them; NULL when there is none. Freed with munmap. */
 void *model_map(size_t bytes);
 
+/* model.c: a model without memory: its list of parts and the sizes of its buffers. opts->team may be NULL. */
+int model_describe(const struct model_config *config, const struct model_split *split, const struct model_opts *opts, int n_threads,
+                   struct model **ret, struct err *err);
+
 /* shard.c: makes the list of parts. */
 int model_parts_list(struct model *model, struct err *err);
 /* Finds every part in the store and checks its shape and its cut; all before anything is read. */
@@ -185,6 +190,10 @@ struct model_filler {
 };
 /* fill.c: fills all parts, placed before, with the whole team. `cancel` as in model_load. */
 int model_fill(struct model *model, const struct model_filler *filler, model_progress *progress, const atomic_int *cancel, struct err *err);
+
+/* load.c, in two parts: finds all of the shard in the store and takes memory for it; then reads it. */
+int model_load_prepare(struct model *model, const struct weights_store *store, struct err *err);
+int model_load_read(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel, struct err *err);
 
 /* rope.c: fills the tables; factors: [head_dim / 2] divisors of the frequencies, or NULL. */
 void model_rope_fill(struct model *model, const float *factors);

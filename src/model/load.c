@@ -82,12 +82,20 @@ static int load_rope_factors(struct model *model, const struct weights_store *st
     return 0;
 }
 
-int model_load(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel, struct err *err) {
-    struct load load = {.model = model, .store = store};
-    struct model_filler filler = {.fill = load_part, .scratch_bytes = scratch_bytes, .ctx = &load};
+int model_load_prepare(struct model *model, const struct weights_store *store, struct err *err) {
     if (model->weights != NULL)
         return err_set(err, ERR_INTERNAL, "the model's weights are loaded already");
     if (model_parts_resolve(model, store, err) != 0 || model_parts_place(model, err) != 0 || load_rope_factors(model, store, err) != 0)
         return -1;
+    return 0;
+}
+
+int model_load_read(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel, struct err *err) {
+    struct load load = {.model = model, .store = store};
+    struct model_filler filler = {.fill = load_part, .scratch_bytes = scratch_bytes, .ctx = &load};
     return model_fill(model, &filler, progress, cancel, err);
+}
+
+int model_load(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel, struct err *err) {
+    return model_load_prepare(model, store, err) != 0 ? -1 : model_load_read(model, store, progress, cancel, err);
 }

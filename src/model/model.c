@@ -126,7 +126,7 @@ static void take_all(struct model *model, struct layout *layout) {
     model->rope_cos = take_floats(layout, table);
     model->rope_sin = take_floats(layout, table);
     take_buffers(model, layout);
-    for (int i = 0; i < team_size(model->opts.team); i++)
+    for (int i = 0; i < model->n_threads; i++)
         take_thread(model, layout, &model->threads[i]);
 }
 
@@ -139,7 +139,8 @@ static int check_opts(const struct model_opts *o, struct err *err) {
     return 0;
 }
 
-int model_create(const struct model_config *config, const struct model_split *split, const struct model_opts *opts, struct model **ret, struct err *err) {
+int model_describe(const struct model_config *config, const struct model_split *split, const struct model_opts *opts, int n_threads,
+                   struct model **ret, struct err *err) {
     if (check_opts(opts, err) != 0)
         return -1;
     struct model *model = calloc(1, sizeof *model);
@@ -148,6 +149,7 @@ int model_create(const struct model_config *config, const struct model_split *sp
     model->config = *config;
     model->split = *split;
     model->opts = *opts;
+    model->n_threads = n_threads;
     model->n_layers = split->layer_end - split->layer_begin;
     model->attn_scale = (float)(1 / sqrt(config->head_dim));
     model->max_parts = (opts->max_context + MODEL_PART_TOKENS - 1) / MODEL_PART_TOKENS;
@@ -156,7 +158,7 @@ int model_create(const struct model_config *config, const struct model_split *sp
     model->rows_per_item = rows > KERNELS_ATTN_MAX_ROWS ? KERNELS_ATTN_MAX_ROWS : rows < 1 ? 1 : rows;
     model->layers = calloc((size_t)model->n_layers, sizeof *model->layers);
     model->experts = calloc((size_t)model->n_layers * (size_t)split->n_experts + 1, sizeof *model->experts);
-    model->threads = calloc((size_t)team_size(opts->team), sizeof *model->threads);
+    model->threads = calloc((size_t)n_threads, sizeof *model->threads);
     if (model->layers == NULL || model->experts == NULL || model->threads == NULL) {
         err_set(err, ERR_NOMEM, "no memory for a model of %d layers", model->n_layers);
         goto destroy_model;
@@ -168,19 +170,27 @@ int model_create(const struct model_config *config, const struct model_split *sp
     struct layout layout = {0};
     take_all(model, &layout);
     model->memory_bytes = layout.used_bytes;
-    model->memory = layout.base = model_map(layout.used_bytes);
-    if (model->memory == NULL) {
-        err_set(err, ERR_NOMEM, "no memory for %zu bytes of buffers for steps of %d tokens", layout.used_bytes, opts->max_step_tokens);
-        goto destroy_model;
-    }
-    layout.used_bytes = 0;
-    take_all(model, &layout);
-    model_rope_fill(model, NULL);
     *ret = model;
     return 0;
 destroy_model:
     model_destroy(model);
     return -1;
+}
+
+int model_create(const struct model_config *config, const struct model_split *split, const struct model_opts *opts, struct model **ret, struct err *err) {
+    struct model *model;
+    if (model_describe(config, split, opts, team_size(opts->team), &model, err) != 0)
+        return -1;
+    model->memory = model_map(model->memory_bytes);
+    if (model->memory == NULL) {
+        err_set(err, ERR_NOMEM, "no memory for %zu bytes of buffers for steps of %d tokens", model->memory_bytes, opts->max_step_tokens);
+        model_destroy(model);
+        return -1;
+    }
+    take_all(model, &(struct layout){.base = model->memory});
+    model_rope_fill(model, NULL);
+    *ret = model;
+    return 0;
 }
 
 void model_destroy(struct model *model) {
@@ -196,25 +206,6 @@ void model_destroy(struct model *model) {
     free(model);
 }
 
-uint64_t model_weights_bytes(const struct model *model, const struct weights_store *store) {
-    if (model->weights != NULL)
-        return model->weights_bytes;
-    uint64_t total = 0;
-    for (int i = 0; i < model->n_parts; i++) {
-        struct model_part part = model->parts[i];
-        char name[WEIGHTS_NAME_BYTES];
-        part.dtype = part.tensor == MODEL_ROUTER ? DTYPE_F32 : model->config.dtype;
-        if (store != NULL && part.matrix != NULL && part.tensor != MODEL_ROUTER) {
-            model_part_name(model, &part, weights_store_gguf(store) != NULL, name);
-            const struct weights_tensor *tensor = weights_store_find(store, name);
-            if (tensor != NULL && part.n_cols % dtype_block_weights(tensor->dtype) == 0)
-                part.dtype = tensor->dtype;
-        }
-        total += model_part_bytes(&part);
-    }
-    return total;
-}
-
 uint64_t model_kv_block_bytes(const struct model *model) {
     size_t row_bytes = dtype_row_bytes(model->opts.kv_dtype, (size_t)model->config.head_dim);
     return (uint64_t)model->n_layers * (uint64_t)model->split.n_kv_heads * 2 * (uint64_t)model->opts.block_size * row_bytes;
@@ -223,6 +214,11 @@ uint64_t model_kv_block_bytes(const struct model *model) {
 uint64_t model_bytes_read(const struct model *model) { return atomic_load(&model->bytes_read); }
 
 uint64_t model_buffers_bytes(const struct model *model) { return model->memory_bytes; }
+
+uint64_t model_idle_bytes(const struct model *model) {
+    uint64_t tables = 2 * sizeof(float) * (uint64_t)model->opts.max_context * (uint64_t)(model->config.head_dim / 2);
+    return model->memory_bytes > tables ? model->memory_bytes - tables : 0;
+}
 
 int model_kv_create(struct model *model, int n_blocks, struct err *err) {
     if (n_blocks < 1)

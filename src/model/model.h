@@ -37,12 +37,28 @@ void model_destroy(struct model *model); /* accepts NULL */
 uint64_t model_weights_bytes(const struct model *model, const struct weights_store *store);
 uint64_t model_kv_block_bytes(const struct model *model); /* all layers of this rank, keys and values */
 uint64_t model_buffers_bytes(const struct model *model);
+/* As much of the buffers as only steps will touch: promised, but not yet taken from the system. */
+uint64_t model_idle_bytes(const struct model *model);
 
 /* Bytes that are packed so far, for the progress bar; written by model_load, read by any thread. */
 typedef _Atomic uint64_t model_progress;
 
 /* Reads this rank's shard from the store and packs it, with the whole team. `cancel` nonzero stops early with ERR_CANCELLED. */
 int model_load(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel, struct err *err);
+
+/* A folder on local disk where shards lie packed, so that the next start of the same shard reads it as it is. */
+struct model_cache {
+    const char *folder;      /* made when it is not there */
+    const char *fingerprint; /* of the store, 16 hex digits: another model has another one */
+};
+
+/*
+ * model_load through a cache: reads the packed shard if it is there, else loads and then writes it, whole or not at all. A file that
+ * is damaged, cut short, or of another layout is a warning and written anew; a folder that cannot be written is a warning.
+ * saved: bytes written to the cache so far, as `progress` for those loaded.
+ */
+int model_load_cached(struct model *model, const struct weights_store *store, const struct model_cache *cache, model_progress *progress,
+                      model_progress *saved, const atomic_int *cancel, struct err *err);
 /* Bytes of the store's tensors that this rank has read so far. */
 uint64_t model_bytes_read(const struct model *model);
 /* Random weights of `dtype` (any of DTYPE_*) from a seed; the same for every split of the model. */
