@@ -115,6 +115,10 @@ int options_set(struct options *options, const struct options_entry *entry, cons
         if (parse_number(entry, text, &number, err) != 0)
             return -1;
         *(int64_t *)at = (int64_t)number;
+        char *end;
+        long long exact = strtoll(text, &end, 10);
+        if (*end == '\0') /* a double would round long seeds */
+            *(int64_t *)at = exact;
         return 0;
     case OPTIONS_DOUBLE: return parse_number(entry, text, at, err);
     case OPTIONS_STR: *(const char **)at = text; return 0;

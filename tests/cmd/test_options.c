@@ -58,13 +58,14 @@ static void test_forms_of_flags(void **state) {
     (void)state;
     struct options o;
     struct err err;
-    assert_int_equal(parse("-tp 2 -pp=3 m --max_model_len 8k --kv-cache-memory-bytes=1.5GiB --no-enable-prefix-caching --api-key a b -n 2 -r 1 "
+    assert_int_equal(parse("-tp 2 -pp=3 m --seed 9007199254740993 --max_model_len 8k --kv-cache-memory-bytes=1.5GiB --no-enable-prefix-caching --api-key a b -n 2 -r 1 "
                            "--hf-overrides.num_hidden_layers 2 --hf-overrides.rope_parameters.rope_type yarn --allowed-origins [\"x\",\"y\"] --headless",
                            &o, &err),
                      0);
     assert_int_equal(o.tensor_parallel_size, 2);
     assert_int_equal(o.pipeline_parallel_size, 3);
     assert_string_equal(o.model, "m");
+    assert_true(o.seed == 9007199254740993u); /* 2^53 + 1 */
     assert_int_equal(o.max_model_len, 8000);
     assert_int_equal(o.kv_cache_memory_bytes, 1610612736);
     assert_false(o.enable_prefix_caching);
