@@ -1,4 +1,4 @@
-/* One HTTP call to the dashboard, for the files of the Ray client alone. */
+/* One HTTP call to the dashboard, for the files of the Ray client and for `node`, which asks more than a launch does. */
 #ifndef CLUSTER_RAY_CALL_H
 #define CLUSTER_RAY_CALL_H
 

@@ -145,11 +145,19 @@ static bool is_loopback(const char *url) {
     return strncmp(host, "127.", 4) == 0 || strncmp(host, "localhost", 9) == 0 || strncmp(host, "[::1]", 5) == 0;
 }
 
-int cluster_ray_open(const char *address, struct cluster_ray *ret, struct err *err) {
+int cluster_ray_name(const char *address, struct cluster_ray *ret, struct err *err) {
     struct cluster_ray ray = {0};
+    if (cluster_ray_address(address, ray.url, err) != 0 || find_token(&ray, err) != 0)
+        return -1;
+    *ret = ray;
+    return 0;
+}
+
+int cluster_ray_open(const char *address, struct cluster_ray *ret, struct err *err) {
+    struct cluster_ray ray;
     struct buf body = {0};
     const char *version = "of unknown version";
-    if (cluster_ray_address(address, ray.url, err) != 0 || find_token(&ray, err) != 0)
+    if (cluster_ray_name(address, &ray, err) != 0)
         return -1;
     struct err why;
     if (get(&ray, "/api/version", 0, &body, &why) != 0) {

@@ -24,6 +24,8 @@ struct cluster_ray {
  * Ray's own port, beside which the dashboard has 8265. ray:// is ERR_INVALID with what to write instead.
  */
 int cluster_ray_address(const char *given, char ret_url[RAY_URL_BYTES], struct err *err);
+/* Address and token alone, for a dashboard that may not be there yet. */
+int cluster_ray_name(const char *address, struct cluster_ray *ret, struct err *err);
 /* Finds address and token (RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token), and asks for Ray's version. Warns of a
  * dashboard that is open to others. */
 int cluster_ray_open(const char *address, struct cluster_ray *ret, struct err *err);

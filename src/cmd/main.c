@@ -11,6 +11,7 @@ static const char usage[] =
     "shoal serves one large language model over several ordinary machines.\n"
     "\n"
     "usage: shoal serve MODEL [options]   serve a model with an OpenAI-compatible API\n"
+    "       shoal node start|status|stop  bring Ray up on this node, look at the cluster, end it\n"
     "       shoal help [--man]            all options (--man: the manual page's source)\n"
     "       shoal version                 version and build\n"
     "\n"
@@ -23,6 +24,7 @@ static const struct {
 } commands[] = {
     {"serve", cmd_serve},
     {"worker", cmd_worker},
+    {"node", cmd_node},
 };
 
 int main(int argc, char **argv) {

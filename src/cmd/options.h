@@ -21,7 +21,7 @@ struct options_list {
 };
 
 /* Fields are named after the flags; strings point into argv or into what `kept` holds. */
-enum options_command { OPTIONS_SERVE, OPTIONS_WORKER, OPTIONS_COMMAND_COUNT };
+enum options_command { OPTIONS_SERVE, OPTIONS_WORKER, OPTIONS_NODE_START, OPTIONS_NODE_STATUS, OPTIONS_NODE_STOP, OPTIONS_BENCH_SERVE, OPTIONS_BENCH_LATENCY, OPTIONS_BENCH_THROUGHPUT, OPTIONS_COMMAND_COUNT };
 
 struct options {
     enum options_command command;
@@ -42,7 +42,7 @@ struct options {
     /* scheduler and cache */
     int64_t max_num_seqs, max_num_batched_tokens, block_size, kv_cache_memory_bytes, num_gpu_blocks_override, max_num_queued_reqs;
     double gpu_memory_utilization;
-    bool enable_chunked_prefill, enable_prefix_caching;
+    bool enable_chunked_prefill, enable_prefix_caching, async_scheduling, enable_prompt_tokens_details;
     const char *scheduling_policy;
     /* parallelism and placement */
     int64_t tensor_parallel_size, pipeline_parallel_size, data_parallel_size;
@@ -56,6 +56,23 @@ struct options {
     /* worker (internal) */
     const char *driver;
     int64_t slot;
+    /* node */
+    struct {
+        bool head, install_ray, block, dry_run, json;
+        const char *address, *dashboard_host, *ray_venv, *ray_version, *temp_dir;
+        int64_t port, dashboard_port, num_cpus, npus, memory, object_store_memory, timeout_s;
+    } node;
+    /* bench */
+    struct {
+        const char *backend, *base_url, *host, *endpoint, *dataset_name, *dataset_path, *request_rate, *percentile_metrics, *metric_percentiles;
+        const char *label, *result_dir, *result_filename, *request_id_prefix, *output_json;
+        struct options_list metadata, goodput, header;
+        json_t *extra_body;
+        int64_t port, num_prompts, random_prefix_len, random_vocab, custom_output_len, max_concurrency, num_warmups;
+        int64_t ready_check_timeout_s, request_timeout_s, input_len, output_len, batch_size, num_iters, num_iters_warmup, n, top_k;
+        double random_range_ratio, burstiness, temperature, top_p, min_p; /* sampling: negative (top_k: too) where nothing is asked */
+        bool ignore_eos, save_result, save_detailed, disable_tqdm, disable_shuffle, no_oversample, accepted;
+    } bench;
     json_t *kept; /* list of texts that came from a file or were taken apart */
 };
 

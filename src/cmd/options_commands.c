@@ -20,6 +20,12 @@ static int check_serve(const struct options *options, struct err *err) {
     return 0;
 }
 
+static int check_node_start(const struct options *options, struct err *err) {
+    if (options->node.head == (options->node.address != NULL))
+        return err_set(err, ERR_INVALID, "either --head, on one node, or --address HEAD:6379, on all others");
+    return 0;
+}
+
 const struct options_command_def options_commands[OPTIONS_COMMAND_COUNT] = {
     [OPTIONS_SERVE] = {"serve", "shoal serve MODEL [options]", "Serves MODEL with an OpenAI-compatible API.", true, true,
                        {&options_section_model, &options_section_server, &options_section_scheduler, &options_section_parallel,
@@ -29,4 +35,12 @@ const struct options_command_def options_commands[OPTIONS_COMMAND_COUNT] = {
                         false, false,
                         {&options_section_worker, &options_section_server, &options_section_parallel, &options_section_compute},
                         check_worker},
+    [OPTIONS_NODE_START] = {"node start", "shoal node start --head | --address HEAD:6379  [options] [-- arguments of ray start]",
+                            "Starts Ray on this node, with what the node has, and waits until the cluster has it.", false, false,
+                            {&options_section_node_start, &options_section_node_ray, &options_section_node_log}, check_node_start},
+    [OPTIONS_NODE_STATUS] = {"node status", "shoal node status [options]",
+                             "Shows the cluster's nodes, their devices and what shoal holds of them. Exit status 0: none is lost.", false, false,
+                             {&options_section_node_status, &options_section_node_log}, NULL},
+    [OPTIONS_NODE_STOP] = {"node stop", "shoal node stop [options]", "Ends Ray on this node, and on no other.", false, false,
+                           {&options_section_node_stop, &options_section_node_log}, NULL},
 };

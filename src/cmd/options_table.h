@@ -37,7 +37,8 @@ struct options_section {
     int n;
 };
 extern const struct options_section options_section_model, options_section_server, options_section_scheduler, options_section_parallel,
-    options_section_compute, options_section_worker;
+    options_section_compute, options_section_worker, options_section_node_start, options_section_node_ray, options_section_node_status, options_section_node_stop,
+    options_section_node_log;
 
 enum { OPTIONS_MAX_SECTIONS = 8 };
 
