@@ -317,7 +317,7 @@ static int add_tensor(struct weights_store *store, int file, const struct tensor
         return err_set(err, ERR_INVALID, "its offset %llu is not a multiple of the alignment %llu", (unsigned long long)line->offset,
                        (unsigned long long)alignment);
     if (format.dtype < 0 || strlen(line->name.data) >= sizeof tensor.name)
-        return weights_store_skip(store, line->name.data, format.name, err);
+        return weights_store_skip(store, line->name.data, &tensor, format.name, err);
     tensor.dtype = (enum dtype)format.dtype;
     if (measure(line, tensor.dtype, &tensor.len_bytes, err) != 0)
         return -1;

@@ -99,7 +99,7 @@ static int read_entry(struct weights_store *store, int file, const char *name, c
     if (!wanted)
         return 0;
     if (dtype < 0 || n_dims > WEIGHTS_MAX_DIMS || strlen(name) >= sizeof tensor.name)
-        return weights_store_skip(store, name, dtype < 0 ? format : "too many dimensions", err);
+        return weights_store_skip(store, name, &tensor, dtype < 0 ? format : "too many dimensions", err);
     tensor.dtype = (enum dtype)dtype;
     strcpy(tensor.name, name);
     return weights_store_add(store, &tensor, err);

@@ -21,7 +21,7 @@
 #include "weights/gguf.h"
 #include "weights/store_parts.h"
 
-enum { MAX_FILES = 4096, MAX_TENSORS = 1 << 20, MAX_INDEX_BYTES = 100000000 };
+enum { MAX_FILES = 4096, MAX_TENSORS = 1 << 20, MAX_INDEX_BYTES = 100000000, MAX_CONFIG_BYTES = 4 << 20 };
 
 /* Makes room for one more in an array that doubles. */
 static int grow(void **array, int n, int *cap, size_t item_bytes, struct err *err) {
@@ -46,14 +46,15 @@ int weights_store_add(struct weights_store *store, const struct weights_tensor *
     return 0;
 }
 
-int weights_store_skip(struct weights_store *store, const char *name, const char *format, struct err *err) {
+int weights_store_skip(struct weights_store *store, const char *name, const struct weights_tensor *place, const char *format, struct err *err) {
     log_debug("%s: tensor '%.200s' left out: %s", store->files[store->n_files - 1].path, name, format);
     if (strlen(name) >= WEIGHTS_NAME_BYTES)
         return 0;
     if (grow((void **)&store->skipped, store->n_skipped, &store->cap_skipped, sizeof *store->skipped, err) != 0)
         return -1;
     struct weights_skipped *skipped = &store->skipped[store->n_skipped++];
-    snprintf(skipped->name, sizeof skipped->name, "%s", name);
+    skipped->tensor = *place;
+    snprintf(skipped->tensor.name, sizeof skipped->tensor.name, "%s", name);
     snprintf(skipped->format, sizeof skipped->format, "%s", format);
     return 0;
 }
@@ -310,13 +311,19 @@ static int compare_names(const void *a, const void *b, void *ctx) {
     return strcmp(store->tensors[*(const int *)a].name, store->tensors[*(const int *)b].name);
 }
 
+static int compare_skipped(const void *a, const void *b) {
+    return strcmp(((const struct weights_skipped *)a)->tensor.name, ((const struct weights_skipped *)b)->tensor.name);
+}
+
 static int sort_names(struct weights_store *store, struct err *err) {
+    free(store->by_name);
     store->by_name = malloc(((size_t)store->n_tensors + 1) * sizeof *store->by_name);
     if (store->by_name == NULL)
         return err_set(err, ERR_NOMEM, "no memory for a list of %d tensors", store->n_tensors);
     for (int i = 0; i < store->n_tensors; i++)
         store->by_name[i] = i;
     qsort_r(store->by_name, (size_t)store->n_tensors, sizeof *store->by_name, compare_names, store);
+    store->n_named = store->n_tensors;
     for (int i = 1; i < store->n_tensors; i++) {
         const struct weights_tensor *tensor = &store->tensors[store->by_name[i]], *before = &store->tensors[store->by_name[i - 1]];
         if (strcmp(tensor->name, before->name) == 0)
@@ -326,11 +333,31 @@ static int sort_names(struct weights_store *store, struct err *err) {
     return 0;
 }
 
+/* What the config.json beside the first file says of safetensors that are quantised. */
+static int list_quantised(struct weights_store *store, struct err *err) {
+    char path[PATH_MAX];
+    const char *file = store->files[0].path, *slash = strrchr(file, '/');
+    if (snprintf(path, sizeof path, "%.*s/config.json", slash == NULL ? 1 : (int)(slash - file), slash == NULL ? "." : file) >= PATH_MAX)
+        return err_set(err, ERR_INVALID, "the path %.400s is too long", file);
+    if (store->gguf != NULL || !file_exists(path))
+        return 0;
+    json_t *config = json_parse_file(path, MAX_CONFIG_BYTES, err);
+    if (config == NULL)
+        return -1;
+    int rc = weights_quant_parse(config, &store->quant, err);
+    json_decref(config);
+    if (rc != 0)
+        return err_wrap(err, "%s", path);
+    if (store->n_skipped > 0)
+        qsort(store->skipped, (size_t)store->n_skipped, sizeof *store->skipped, compare_skipped);
+    return weights_quantised_list(store, err) != 0 ? -1 : sort_names(store, err);
+}
+
 int weights_store_open(const char *path, struct weights_store **ret_store, struct err *err) {
     struct weights_store *store = calloc(1, sizeof *store);
     if (store == NULL)
         return err_set(err, ERR_NOMEM, "no memory to open %s", path);
-    if ((file_is_dir(path) ? open_folder : open_file)(store, path, err) != 0 || sort_names(store, err) != 0) {
+    if ((file_is_dir(path) ? open_folder : open_file)(store, path, err) != 0 || sort_names(store, err) != 0 || list_quantised(store, err) != 0) {
         weights_store_close(store);
         return -1;
     }
@@ -350,6 +377,7 @@ void weights_store_close(struct weights_store *store) {
     free(store->tensors);
     free(store->by_name);
     free(store->skipped);
+    free(store->quantised);
     free(store);
 }
 
@@ -360,7 +388,7 @@ uint64_t weights_store_bytes(const struct weights_store *store) { return store->
 uint64_t weights_store_bytes_read(const struct weights_store *store) { return atomic_load(&store->bytes_read); }
 
 const struct weights_tensor *weights_store_find(const struct weights_store *store, const char *name) {
-    for (int low = 0, high = store->n_tensors; low < high;) {
+    for (int low = 0, high = store->n_named; low < high;) {
         int middle = low + (high - low) / 2;
         const struct weights_tensor *tensor = &store->tensors[store->by_name[middle]];
         int order = strcmp(name, tensor->name);
@@ -374,6 +402,13 @@ const struct weights_tensor *weights_store_find(const struct weights_store *stor
     return NULL;
 }
 
+const struct weights_skipped *weights_store_find_skipped(const struct weights_store *store, const char *name) {
+    struct weights_skipped wanted;
+    if (store->n_skipped == 0 || (size_t)snprintf(wanted.tensor.name, sizeof wanted.tensor.name, "%s", name) >= sizeof wanted.tensor.name)
+        return NULL;
+    return bsearch(&wanted, store->skipped, (size_t)store->n_skipped, sizeof *store->skipped, compare_skipped);
+}
+
 int weights_store_need(const struct weights_store *store, const char *name, const struct weights_tensor **ret_tensor, struct err *err) {
     const struct weights_tensor *tensor = weights_store_find(store, name);
     if (tensor != NULL) {
@@ -381,12 +416,21 @@ int weights_store_need(const struct weights_store *store, const char *name, cons
         return 0;
     }
     for (int i = 0; i < store->n_skipped; i++)
-        if (strcmp(store->skipped[i].name, name) == 0)
+        if (strcmp(store->skipped[i].tensor.name, name) == 0)
             return err_set(err, ERR_UNSUPPORTED,
                            "tensor '%s' is stored as %s; shoal reads F32, F16 and BF16, and from GGUF also Q8_0, Q4_0, Q4_1, Q4_K, Q5_K"
                            " and Q6_K",
                            name, store->skipped[i].format);
     return err_set(err, ERR_NOT_FOUND, "there is no tensor '%s' among the %d of %s", name, store->n_tensors, store->files[0].path);
+}
+
+int weights_store_pread(const struct weights_store *store, struct weights_place place, uint64_t offset, void *dst, size_t len_bytes, struct err *err) {
+    const struct weights_file *file = &store->files[place.file];
+    if (file_pread_all(file->fd, dst, len_bytes, place.offset + offset, file->path, err) != 0)
+        return -1;
+    /* The counter alone changes after opening; the store itself was never created const. */
+    atomic_fetch_add_explicit(&((struct weights_store *)store)->bytes_read, len_bytes, memory_order_relaxed);
+    return 0;
 }
 
 int weights_store_read(const struct weights_store *store, const struct weights_tensor *tensor, int64_t row_begin, int64_t n_rows,
@@ -401,21 +445,18 @@ int weights_store_read(const struct weights_store *store, const struct weights_t
                        (long long)row_begin, (long long)n_rows, (long long)col_begin, (long long)n_cols, tensor->name, (long long)rows,
                        (long long)cols, block);
 
-    const struct weights_file *file = &store->files[tensor->file];
+    struct weights_place place = {tensor->file, tensor->offset};
     uint64_t row_bytes = dtype_row_bytes(tensor->dtype, (size_t)cols), part_bytes = dtype_row_bytes(tensor->dtype, (size_t)n_cols);
-    uint64_t from = tensor->offset + (uint64_t)row_begin * row_bytes + dtype_row_bytes(tensor->dtype, (size_t)col_begin);
+    uint64_t from = (uint64_t)row_begin * row_bytes + dtype_row_bytes(tensor->dtype, (size_t)col_begin);
     int result = 0;
-    if (n_cols == cols)
-        result = file_pread_all(file->fd, dst, (uint64_t)n_rows * row_bytes, from, file->path, err);
+    if (tensor->quantised != 0)
+        result = weights_quantised_read(store, tensor, row_begin, n_rows, col_begin, n_cols, dst, err);
+    else if (n_cols == cols)
+        result = weights_store_pread(store, place, from, dst, (uint64_t)n_rows * row_bytes, err);
     else
         for (int64_t row = 0; row < n_rows && result == 0; row++)
-            result = file_pread_all(file->fd, (char *)dst + (uint64_t)row * part_bytes, part_bytes, from + (uint64_t)row * row_bytes,
-                                    file->path, err);
-    if (result != 0)
-        return err_wrap(err, "tensor '%s'", tensor->name);
-    /* The counter alone changes after opening; the store itself was never created const. */
-    atomic_fetch_add_explicit(&((struct weights_store *)store)->bytes_read, (uint64_t)n_rows * part_bytes, memory_order_relaxed);
-    return 0;
+            result = weights_store_pread(store, place, from + (uint64_t)row * row_bytes, (char *)dst + (uint64_t)row * part_bytes, part_bytes, err);
+    return result == 0 ? 0 : err_wrap(err, "tensor '%s'", tensor->name);
 }
 
 static uint64_t fold(uint64_t hash, const void *bytes, size_t len_bytes) { return hash_xxh64(bytes, len_bytes, hash); }

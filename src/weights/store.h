@@ -1,7 +1,8 @@
 /*
  * The tensors of a model on disk: a folder of safetensors (one file, or many with an index), one safetensors file,
  * or a GGUF file. Opening reads headers only; data is read with pread into the caller's memory, never mapped, so
- * that a process holds one copy of its weights.
+ * that a process holds one copy of its weights. Matrices of a quantised checkpoint (weights/quant.h) are listed and read in a
+ * format with kernels of their own.
  *
  * A store is immutable after opening: any number of threads may read from it at once.
  */
@@ -24,7 +25,8 @@ struct weights_tensor {
     int64_t dims[WEIGHTS_MAX_DIMS]; /* outermost first: a matrix is [rows, cols], stacked experts [experts, rows, cols] */
     int file;                       /* which file of the store */
     uint64_t offset;                /* of the data in that file */
-    uint64_t len_bytes;
+    uint64_t len_bytes; /* in the files */
+    int quantised;      /* the store's own: 0 for data that stands in the file as it is listed */
 };
 
 struct weights_store;
@@ -50,12 +52,12 @@ uint64_t weights_store_bytes(const struct weights_store *store);
 
 /*
  * Reads rows [row_begin, row_begin + n_rows) and columns [col_begin, col_begin + n_cols) of a tensor seen as a
- * matrix [dims[0] · … · dims[n-2], dims[n-1]] into dst, densely packed, in the file's format. Columns must be whole
- * blocks. One pread for full rows, one per row otherwise. Blocks.
+ * matrix [dims[0] · … · dims[n-2], dims[n-1]] into dst, densely packed, in the tensor's dtype. Columns must be whole
+ * blocks. One pread for full rows, one per row otherwise; quantised matrices need more, but no other bytes. Blocks.
  */
 int weights_store_read(const struct weights_store *store, const struct weights_tensor *tensor, int64_t row_begin, int64_t n_rows,
                        int64_t col_begin, int64_t n_cols, void *dst, struct err *err);
-/* Bytes read so far by weights_store_read on this store, all threads together. */
+/* Bytes read from files so far by weights_store_read on this store, all threads together. */
 uint64_t weights_store_bytes_read(const struct weights_store *store);
 
 /*
