@@ -23,6 +23,7 @@ struct kernels_ops {
     void (*add)(const float *x, int n, float *out);
     void (*add_scaled)(const float *x, float scale, int n, float *out);
     void (*silu_mul)(const float *gate, const float *up, int n, float *out);
+    double (*exp)(const float *x, float shift, int n, float *out);
     void (*softmax)(float *x, int n);
     int (*argmax)(const float *x, int n, float *ret_max);
     void (*rope_halves)(float *x, const float *cos, const float *sin, int head_dim);

@@ -23,6 +23,11 @@ void kernels_silu_mul(const float *gate, const float *up, int n, float *out)
     kernels_ops.silu_mul(gate, up, n, out);
 }
 
+double kernels_exp(const float *x, float shift, int n, float *out)
+{
+    return kernels_ops.exp(x, shift, n, out);
+}
+
 void kernels_softmax(float *x, int n)
 {
     kernels_ops.softmax(x, n);

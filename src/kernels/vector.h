@@ -17,6 +17,8 @@ void kernels_add(const float *x, int n, float *out);
 void kernels_add_scaled(const float *x, float scale, int n, float *out);
 /* out[i] = gate[i] / (1 + e^-gate[i]) · up[i]; relative error of the exponential at most 1e-6. */
 void kernels_silu_mul(const float *gate, const float *up, int n, float *out);
+/* out[i] = e^(x[i] - shift), relative error at most 1e-6 beside the rounding of x[i] - shift; 0 below e^-87.3. Returns the sum, added in double. x[i] - shift ≤ 88. */
+double kernels_exp(const float *x, float shift, int n, float *out);
 /* Softmax in place. */
 void kernels_softmax(float *x, int n);
 /* Index of the greatest value, the lowest index among equals; n > 0. */

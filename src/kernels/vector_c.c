@@ -42,6 +42,16 @@ static int argmax_c(const float *x, int n, float *ret_max)
     return best;
 }
 
+static double exp_c(const float *x, float shift, int n, float *out)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        float power = x[i] - shift;
+        sum += out[i] = power < -87.3f ? 0 : expf(power);
+    }
+    return sum;
+}
+
 static void softmax_c(float *x, int n)
 {
     float max = -INFINITY, sum = 0;
@@ -78,6 +88,7 @@ void kernels_ops_fill_vector_c(struct kernels_ops *ops)
     ops->add = add_c;
     ops->add_scaled = add_scaled_c;
     ops->silu_mul = silu_mul_c;
+    ops->exp = exp_c;
     ops->softmax = softmax_c;
     ops->argmax = argmax_c;
     ops->rope_halves = rope_halves_c;

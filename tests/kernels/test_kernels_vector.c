@@ -86,6 +86,29 @@ static void silu_check(int n)
     check_guarded_free(out);
 }
 
+static void exp_check(int n)
+{
+    float *x = random_guarded(n), *got = check_guarded(n, 0);
+    double expected = 0;
+    for (int i = 0; i < n; i++)
+        x[i] = x[i] * 10 - 5;
+    if (n > 2) {
+        x[0] = -INFINITY;
+        x[1] = -200;
+    }
+    double sum = kernels_exp(x, 3, n, got);
+    for (int i = 0; i < n; i++) {
+        float power = x[i] - 3;
+        near_check("exp", n, i, got[i], exp(power), 1e-6 * exp(power) + 1.3e-38);
+        expected += got[i];
+    }
+    assert_true(fabs(sum - expected) <= 1e-12 * expected);
+    kernels_exp(x, 3, n, x); /* in place */
+    assert_memory_equal(x, got, (size_t)n * sizeof *x);
+    check_guarded_free(x);
+    check_guarded_free(got);
+}
+
 static void softmax_check(int n)
 {
     float *x = random_guarded(n), *got = random_guarded(n);
@@ -158,6 +181,7 @@ static void test_vector(void **state)
             rmsnorm_check(n);
             add_check(n);
             silu_check(n);
+            exp_check(n);
             softmax_check(n);
             argmax_check(n);
             rope_check(2 * check_random_int(1, 128));

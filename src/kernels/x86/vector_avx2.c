@@ -89,6 +89,25 @@ static float max_of(const float *x, int n)
     return max_avx2(_mm256_max_ps(_mm256_max_ps(max[0], max[1]), _mm256_max_ps(max[2], max[3])));
 }
 
+static double exp_row_avx2(const float *x, float shift, int n, float *out)
+{
+    __m256 less = _mm256_set1_ps(shift);
+    __m256d sums[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
+    for (int i = 0; i < n; i += LANES) {
+        int left = n - i;
+        __m256 value = exp_avx2(_mm256_sub_ps(left >= LANES ? _mm256_loadu_ps(x + i) : rest_load(x + i, left, -INFINITY), less));
+        if (left >= LANES)
+            _mm256_storeu_ps(out + i, value);
+        else
+            rest_store(out + i, left, value);
+        sums[0] = _mm256_add_pd(sums[0], _mm256_cvtps_pd(_mm256_castps256_ps128(value)));
+        sums[1] = _mm256_add_pd(sums[1], _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1)));
+    }
+    double lanes[4];
+    _mm256_storeu_pd(lanes, _mm256_add_pd(sums[0], sums[1]));
+    return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+}
+
 static void softmax_avx2(float *x, int n)
 {
     __m256 max = _mm256_set1_ps(max_of(x, n)), sum = _mm256_setzero_ps();
@@ -220,6 +239,7 @@ void kernels_x86_fill_vector_avx2(struct kernels_ops *ops)
     ops->add = add_avx2;
     ops->add_scaled = add_scaled_avx2;
     ops->silu_mul = silu_mul_avx2;
+    ops->exp = exp_row_avx2;
     ops->softmax = softmax_avx2;
     ops->argmax = argmax_avx2;
     ops->rope_halves = rope_halves_avx2;
