@@ -1,9 +1,12 @@
 /* From options to a running engine, and back to nothing; see launch.h. */
 #include "cmd/launch.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+#include <strings.h>
 
 #include "base/log.h"
 #include "base/progress.h"
@@ -94,6 +97,23 @@ static int watch_launch(void *ctx, struct err *err) {
     return cluster_poll(l->cluster, err);
 }
 
+/* vLLM's words have synonyms. */
+static const char *dtype_word(const char *typed) {
+    return strcasecmp(typed, "float") == 0 || strcasecmp(typed, "float32") == 0  ? "float32"
+           : strcasecmp(typed, "half") == 0 || strcasecmp(typed, "float16") == 0 ? "float16"
+                                                                                  : typed;
+}
+
+/* A folder that need not be there yet, as seen from this process's own. */
+static int absolute_path(const char *path, char ret[PATH_MAX], struct err *err) {
+    char folder[PATH_MAX] = "";
+    if (path[0] != '/' && getcwd(folder, sizeof folder) == NULL)
+        return err_set(err, ERR_IO, "the current folder: %s", strerror(errno));
+    if (snprintf(ret, PATH_MAX, "%s%s%s", folder, path[0] == '/' ? "" : "/", path) >= PATH_MAX)
+        return err_set(err, ERR_INVALID, "the path '%.200s…' is too long", path);
+    return 0;
+}
+
 static int fill_settings(const struct cmd_launch *l, const struct cluster_node *nodes, int n_nodes, struct exec_settings *ret,
                          struct err *err) {
     const struct options *o = l->options;
@@ -109,11 +129,16 @@ static int fill_settings(const struct cmd_launch *l, const struct cluster_node *
                                      .max_model_len = l->max_model_len,
                                      .op_timeout_ms = cmd_launch_timeout_s(o) * 1000};
     /* A path is told absolute: workers may run in another folder. */
+    bool is_dummy = strcmp(o->load_format, "dummy") == 0;
     char *path = realpath(o->model, NULL);
     snprintf(settings.model, sizeof settings.model, "%s", path != NULL ? path : o->model);
     free(path);
     snprintf(settings.revision, sizeof settings.revision, "%s", o->revision != NULL ? o->revision : "");
     snprintf(settings.download_dir, sizeof settings.download_dir, "%s", o->download_dir != NULL ? o->download_dir : "");
+    if (o->weights_cache != NULL && is_dummy)
+        log_warning("--weights-cache is not used: dummy weights are made anew each time");
+    else if (o->weights_cache != NULL && absolute_path(o->weights_cache, settings.weights_cache, err) != 0)
+        return -1;
     snprintf(settings.load_format, sizeof settings.load_format, "%s", o->load_format);
     snprintf(settings.dtype, sizeof settings.dtype, "%s", o->dtype);
     snprintf(settings.kv_cache_dtype, sizeof settings.kv_cache_dtype, "%s", o->kv_cache_dtype);

@@ -28,7 +28,7 @@ struct options {
     const char *model;
     /* model */
     struct options_list served_model_name;
-    const char *tokenizer, *revision, *download_dir, *load_format, *dtype, *quantization, *kv_cache_dtype, *chat_template, *generation_config;
+    const char *tokenizer, *revision, *download_dir, *weights_cache, *load_format, *dtype, *quantization, *kv_cache_dtype, *chat_template, *generation_config;
     json_t *hf_overrides, *override_generation_config;
     int64_t max_model_len; /* 0: from the model */
     uint64_t seed;

@@ -9,6 +9,7 @@ static const struct options_entry model_entries[] = {
     {"tokenizer", NULL, OPTIONS_STR, AT(tokenizer), NULL, "PATH", 0, 0, "Folder, tokenizer.json or hub name of another tokenizer"},
     {"revision", NULL, OPTIONS_STR, AT(revision), NULL, "REV", 0, 0, "Branch, tag or commit on the hub"},
     {"download-dir", NULL, OPTIONS_STR, AT(download_dir), NULL, "DIR", 0, 0, "Cache folder for downloads instead of the usual one"},
+    {"weights-cache", NULL, OPTIONS_STR, AT(weights_cache), NULL, "DIR", 0, 0, "Local folder on each node for packed weights: the next start with the same split reads them as they are"},
     {"load-format", NULL, OPTIONS_CHOICE, AT(load_format), "auto", "auto,safetensors,gguf,dummy", 0, 0, "dummy makes random weights of the true geometry"},
     {"dtype", NULL, OPTIONS_CHOICE, AT(dtype), "auto", "auto,bfloat16,float32,float,half,float16", 0, 0, "float32 keeps the KV cache in float32; weights stay as the checkpoint has them"},
     {"quantization", "-q", OPTIONS_STR, AT(quantization), NULL, "METHOD", 0, 0, "Quantise on load (none is supported yet)"},

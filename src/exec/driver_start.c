@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "exec/driver_state.h"
+#include "exec/loading.h"
 
 enum { POLL_GAP_MS = 100, WATCH_GAP_MS = 500 };
 
@@ -27,20 +28,19 @@ struct node_state {
     char fingerprint[17];
     char host[NET_ADDR_BYTES];
     int port;
-    uint64_t done_bytes, total_bytes, block_bytes;
-    uint64_t mem_total, mem_available;
-    int slowest_rank;
-    double slowest_share;
 };
 
 struct starter {
     const struct exec_driver_opts *opts;
     struct exec_driver *driver;
-    struct node_state *nodes;
+    int n_ranks;
+    struct node_state *nodes;          /* [n_workers] */
+    struct exec_node_memory *memories; /* likewise */
+    struct exec_load_report *reports;  /* [n_ranks] */
+    uint64_t model_bytes;              /* in its files; 0 for dummy weights */
     struct progress bar;
     bool has_bar;
     int64_t watched_ms, progressed_ms;
-    int64_t load_start_ns;
     uint64_t seen_bytes;
 };
 
@@ -80,26 +80,22 @@ static int send_json(struct starter *s, int node, enum net_frame_type type, json
     return result == 0 ? 0 : err_wrap(err, "node %d (%s)", node, s->driver->workers[node].name);
 }
 
-static void read_progress(struct node_state *node, const json_t *status) {
-    const json_t *done = json_object_get(status, "done"), *total = json_object_get(status, "total");
-    const json_t *blocks = json_object_get(status, "kv_block_bytes");
-    node->done_bytes = node->total_bytes = node->block_bytes = 0;
-    node->slowest_share = 2;
-    for (size_t i = 0; i < json_array_size(done); i++) {
-        uint64_t rank_done = (uint64_t)json_integer_value(json_array_get(done, i));
-        uint64_t rank_total = (uint64_t)json_integer_value(json_array_get(total, i));
-        uint64_t rank_block = (uint64_t)json_integer_value(json_array_get(blocks, i));
-        double share = rank_total > 0 ? (double)rank_done / (double)rank_total : 0;
-        node->done_bytes += rank_done;
-        node->total_bytes += rank_total;
-        node->block_bytes += rank_block;
-        if (share < node->slowest_share) {
-            node->slowest_share = share;
-            node->slowest_rank = (int)i;
-        }
-    }
-    node->mem_total = (uint64_t)json_integer_value(json_object_get(status, "mem_total"));
-    node->mem_available = (uint64_t)json_integer_value(json_object_get(status, "mem_available"));
+/* The reports of a node's ranks, in their order there, to their places in the launch. */
+static int read_reports(struct starter *s, int node, const json_t *status, struct err *err) {
+    const int *node_of_rank = s->opts->settings.node_of_rank;
+    struct exec_load_report local[COMM_MAX_RANKS];
+    int n_local = 0, next = 0;
+    for (int rank = 0; rank < s->n_ranks; rank++)
+        n_local += node_of_rank[rank] == node;
+    if (exec_load_reports_from_json(json_object_get(status, "ranks"), n_local, local, err) != 0)
+        return -1;
+    for (int rank = 0; rank < s->n_ranks; rank++)
+        if (node_of_rank[rank] == node)
+            s->reports[rank] = local[next++];
+    s->memories[node] = (struct exec_node_memory){.total_bytes = (uint64_t)json_integer_value(json_object_get(status, "mem_total")),
+                                                  .available_bytes = (uint64_t)json_integer_value(json_object_get(status, "mem_available"))};
+    s->model_bytes = (uint64_t)json_integer_value(json_object_get(status, "model_bytes"));
+    return 0;
 }
 
 static int on_status(struct starter *s, int i, struct err *err) {
@@ -109,8 +105,8 @@ static int on_status(struct starter *s, int i, struct err *err) {
     int result = -1;
     if (status == NULL || json_get_str(status, "phase", "", &phase, err) != 0)
         goto decref_status;
-    if (json_object_get(status, "done") != NULL)
-        read_progress(node, status);
+    if (json_object_get(status, "ranks") != NULL && read_reports(s, i, status, err) != 0)
+        goto decref_status;
     for (int p = PHASE_ASSIGNED; p <= PHASE_READY; p++)
         if (strcmp(phase, phase_names[p]) == 0)
             node->phase = (enum phase)p;
@@ -129,33 +125,47 @@ decref_status:
     return result == 0 ? 0 : err_wrap(err, "status of node %d (%s)", i, s->driver->workers[i].name);
 }
 
+/* One bar over all ranks. Behind it the slowest one, or how far the weights cache is once all are loaded. */
 static void draw_progress(struct starter *s) {
-    uint64_t done = 0, total = 0;
-    double slowest_share = 2;
-    int slowest = 0;
-    for (int i = 0; i < s->driver->n_workers; i++) {
-        done += s->nodes[i].done_bytes;
-        total += s->nodes[i].total_bytes;
-        if (s->nodes[i].slowest_share < slowest_share) {
-            slowest_share = s->nodes[i].slowest_share;
-            slowest = s->driver->workers[i].first_rank + s->nodes[i].slowest_rank;
-        }
-    }
-    if (done != s->seen_bytes) {
-        s->seen_bytes = done;
+    struct exec_load_summary sum;
+    char note[64] = "";
+    exec_load_sum(s->reports, s->n_ranks, &sum);
+    if (sum.done_bytes + sum.saved_bytes != s->seen_bytes) {
+        s->seen_bytes = sum.done_bytes + sum.saved_bytes;
         s->progressed_ms = clock_mono_ms();
     }
-    if (!s->has_bar && total > 0) {
-        progress_start(&s->bar, "Loading weights", 0, total);
-        s->bar.start_ns = s->load_start_ns; /* the first report comes a little later */
-        s->has_bar = true;
-    }
+    if (sum.total_bytes == 0)
+        return;
+    if (!s->has_bar)
+        progress_start(&s->bar, "Loading weights", 0, sum.total_bytes);
+    s->has_bar = true;
+    s->bar.total_bytes = sum.total_bytes;
+    s->bar.rate_bps = sum.rate_bps;
+    s->bar.left_s = sum.left_s;
+    if (sum.done_bytes == sum.total_bytes && sum.saved_bytes > 0)
+        snprintf(note, sizeof note, "writing the weights cache, %.0f%%", 100 * (double)sum.saved_bytes / (double)sum.total_bytes);
+    else if (s->n_ranks > 1)
+        snprintf(note, sizeof note, "slowest rank %d at %.0f%%", sum.slowest, 100 * sum.slowest_share);
+    progress_update(&s->bar, sum.done_bytes, note[0] == '\0' ? NULL : note);
+}
+
+/* The last state of the bar, and where the weights came from. */
+static void tell_loaded(struct starter *s, struct exec_driver_info *info) {
+    struct exec_load_summary sum;
+    char read[16], model[16], cached[96] = "";
+    exec_load_sum(s->reports, s->n_ranks, &sum);
+    info->weights_bytes = sum.total_bytes;
     if (s->has_bar) {
-        char note[48];
-        snprintf(note, sizeof note, "slowest rank %d", slowest);
-        s->bar.total_bytes = total;
-        progress_update(&s->bar, done, s->opts->settings.tp_size * s->opts->settings.pp_size > 1 ? note : NULL);
+        s->bar.rate_bps = sum.rate_bps;
+        progress_finish(&s->bar, sum.done_bytes, NULL);
     }
+    if (s->model_bytes == 0)
+        return;
+    if (sum.n_cached > 0)
+        snprintf(cached, sizeof cached, "; %d of %d ranks came packed from the weights cache", sum.n_cached, s->n_ranks);
+    log_info("Read %s of the model's %s (%.2f times the file)%s; slowest rank %d, %.1f s", progress_bytes_text(sum.read_bytes, read),
+             progress_bytes_text(s->model_bytes, model), (double)sum.read_bytes / (double)s->model_bytes, cached, sum.slowest,
+             (double)s->reports[sum.slowest].elapsed_ms / 1000);
 }
 
 static int watch(struct starter *s, struct err *err) {
@@ -226,6 +236,15 @@ static int send_peers(struct starter *s, struct err *err) {
     return result;
 }
 
+/* What one KV block takes on all ranks of a node, or of the launch (-1). */
+static uint64_t block_bytes_on(const struct starter *s, int node) {
+    uint64_t sum = 0;
+    for (int rank = 0; rank < s->n_ranks; rank++)
+        if (node < 0 || s->opts->settings.node_of_rank[rank] == node)
+            sum += s->reports[rank].block_bytes;
+    return sum;
+}
+
 /* KV blocks that every node has memory for. More than all slots can fill would be of no use. */
 static int choose_n_blocks(const struct starter *s, int *ret, struct err *err) {
     const struct exec_settings *settings = &s->opts->settings;
@@ -234,16 +253,9 @@ static int choose_n_blocks(const struct starter *s, int *ret, struct err *err) {
     int tightest = -1;
     if (s->opts->n_blocks > 0)
         n_blocks = s->opts->n_blocks;
-    for (int i = 0; i < s->driver->n_workers && s->opts->n_blocks == 0; i++) {
-        const struct node_state *node = &s->nodes[i];
-        double kept_free = (1 - s->opts->memory_share) * (double)node->mem_total;
-        double budget = s->opts->kv_cache_bytes > 0 ? (double)s->opts->kv_cache_bytes : (double)node->mem_available - kept_free;
-        int64_t fit = budget > 0 && node->block_bytes > 0 ? (int64_t)(budget / (double)node->block_bytes) : 0;
-        if (fit < n_blocks) {
-            n_blocks = fit;
-            tightest = i;
-        }
-    }
+    else
+        n_blocks = exec_kv_blocks_fit(s->reports, settings->node_of_rank, s->n_ranks, s->memories, s->driver->n_workers, s->opts->memory_share,
+                                      s->opts->kv_cache_bytes, n_blocks, &tightest);
     if (n_blocks >= per_seq) {
         *ret = (int)(n_blocks < INT32_MAX ? n_blocks : INT32_MAX);
         return 0;
@@ -251,15 +263,15 @@ static int choose_n_blocks(const struct starter *s, int *ret, struct err *err) {
     if (tightest < 0)
         return err_set(err, ERR_INVALID, "%lld KV blocks of %d tokens hold less than one sequence of --max-model-len %d, which needs %d", (long long)n_blocks,
                        settings->block_size, settings->max_model_len, per_seq);
-    const struct node_state *node = &s->nodes[tightest];
     char needed[16], available[16];
-    progress_bytes_text(node->block_bytes * (uint64_t)per_seq, needed);
-    progress_bytes_text(node->mem_available, available);
+    progress_bytes_text(block_bytes_on(s, tightest) * (uint64_t)per_seq, needed);
+    progress_bytes_text(s->memories[tightest].available_bytes, available);
     return err_set(err, ERR_LIMIT,
                    "the KV cache of one sequence of %d tokens needs %s on node %d (%s), where %s are available after loading; the most that fits is "
-                   "--max-model-len %lld (or give more with --gpu-memory-utilization, now %.2f, or --kv-cache-memory-bytes)",
+                   "--max-model-len %lld (or give more with --gpu-memory-utilization, now %.2f, or --kv-cache-memory-bytes%s)",
                    settings->max_model_len, needed, tightest, s->driver->workers[tightest].name, available,
-                   (long long)n_blocks * settings->block_size, s->opts->memory_share);
+                   (long long)n_blocks * settings->block_size, s->opts->memory_share,
+                   settings->pp_size > 1 ? ", or give its stages fewer layers with --pipeline-layers" : "");
 }
 
 static int start_phases(struct starter *s, struct exec_driver_info *info, struct err *err) {
@@ -270,43 +282,44 @@ static int start_phases(struct starter *s, struct exec_driver_info *info, struct
     if (wait_for_phase(s, PHASE_OPENED, err) != 0 || compare_fingerprints(s, err) != 0 || send_peers(s, err) != 0 ||
         wait_for_phase(s, PHASE_CONNECTED, err) != 0)
         return -1;
-    s->load_start_ns = clock_mono_ns();
     if (wait_for_phase(s, PHASE_LOADED, err) != 0)
         return -1;
-    uint64_t block_bytes = 0;
-    for (int i = 0; i < driver->n_workers; i++) {
-        info->weights_bytes += s->nodes[i].total_bytes;
-        block_bytes += s->nodes[i].block_bytes;
-    }
-    if (s->has_bar)
-        progress_finish(&s->bar, info->weights_bytes, NULL);
+    tell_loaded(s, info);
     if (choose_n_blocks(s, &info->n_blocks, err) != 0)
         return -1;
-    info->kv_bytes = block_bytes * (uint64_t)info->n_blocks;
+    info->kv_bytes = block_bytes_on(s, -1) * (uint64_t)info->n_blocks;
     for (int i = 0; i < driver->n_workers; i++)
         if (send_json(s, i, NET_FRAME_START, json_pack("{s:i}", "n_blocks", info->n_blocks), err) != 0)
             return -1;
     return wait_for_phase(s, PHASE_READY, err);
 }
 
+static void free_starter(struct starter *s) {
+    free(s->nodes);
+    free(s->memories);
+    free(s->reports);
+}
+
 int exec_driver_start(const struct exec_driver_opts *opts, struct exec_driver **ret, struct exec_driver_info *ret_info, struct err *err) {
-    struct starter s = {.opts = opts};
+    struct starter s = {.opts = opts, .n_ranks = opts->settings.tp_size * opts->settings.pp_size};
     struct exec_driver_info info = {0};
     if (driver_create(opts, &s.driver, err) != 0)
         return -1;
     s.nodes = calloc((size_t)opts->settings.n_nodes, sizeof *s.nodes);
-    if (s.nodes == NULL) {
+    s.memories = calloc((size_t)opts->settings.n_nodes, sizeof *s.memories);
+    s.reports = calloc((size_t)s.n_ranks, sizeof *s.reports);
+    if (s.nodes == NULL || s.memories == NULL || s.reports == NULL) {
         err_set(err, ERR_NOMEM, "no memory for %d nodes", opts->settings.n_nodes);
         goto stop_driver;
     }
     if (start_phases(&s, &info, err) != 0)
         goto stop_driver;
-    free(s.nodes);
     *ret = s.driver;
     *ret_info = info;
+    free_starter(&s);
     return 0;
 stop_driver:
-    free(s.nodes);
     exec_driver_stop(s.driver);
+    free_starter(&s);
     return -1;
 }

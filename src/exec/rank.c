@@ -22,8 +22,9 @@ struct exec_rank {
     struct model_step_seq *seqs;
     int32_t *tokens;
     /* Read by others. */
-    model_progress done_bytes;
-    atomic_ullong total_bytes, kv_block_bytes;
+    model_progress done_bytes, saved_bytes;
+    atomic_ullong total_bytes, block_bytes, idle_bytes, read_bytes;
+    atomic_llong begin_ms, end_ms; /* of loading */
     /* n_blocks on its way from the boot thread. */
     pthread_mutex_t lock;
     pthread_cond_t has_blocks;
@@ -40,7 +41,8 @@ static enum dtype kv_dtype(const struct exec_settings *settings) {
     return strcmp(wanted, "float32") == 0 ? DTYPE_F32 : DTYPE_BF16;
 }
 
-static int rank_load(struct exec_rank *rank, struct err *err) {
+/* All that the rank needs but its weights. */
+static int rank_create(struct exec_rank *rank, struct err *err) {
     const struct exec_settings *s = rank->opts.settings;
     const struct model_config *config = rank->opts.config;
     int members[COMM_MAX_RANKS];
@@ -68,11 +70,37 @@ static int rank_load(struct exec_rank *rank, struct err *err) {
         return err_set(err, ERR_NOMEM, "no memory for the buffers of a step of %d tokens", s->max_step_tokens);
     if (rank->split.has_head && exec_head_create(config, &rank->split, rank->group, &rank->head, err) != 0)
         return -1;
-    atomic_store(&rank->kv_block_bytes, model_kv_block_bytes(rank->model));
+    return 0;
+}
+
+/* The first to see it stops the clock. */
+static void end_loading(struct exec_rank *rank) {
+    long long running = 0;
+    atomic_compare_exchange_strong(&rank->end_ms, &running, clock_mono_ms());
+}
+
+static int fill_weights(struct exec_rank *rank, struct err *err) {
+    const struct exec_rank_opts *o = &rank->opts;
+    struct model_cache cache = {.folder = o->settings->weights_cache, .fingerprint = o->fingerprint};
+    if (o->store == NULL)
+        return model_load_dummy(rank->model, dummy_dtype(rank), o->settings->seed, &rank->done_bytes, o->cancel, err);
+    if (cache.folder[0] == '\0')
+        return model_load(rank->model, o->store, &rank->done_bytes, o->cancel, err);
+    return model_load_cached(rank->model, o->store, &cache, &rank->done_bytes, &rank->saved_bytes, o->cancel, err);
+}
+
+static int rank_load(struct exec_rank *rank, struct err *err) {
+    if (rank_create(rank, err) != 0)
+        return -1;
+    atomic_store(&rank->block_bytes, model_kv_block_bytes(rank->model));
+    atomic_store(&rank->idle_bytes, model_idle_bytes(rank->model));
     atomic_store(&rank->total_bytes, model_weights_bytes(rank->model, rank->opts.store));
-    if (rank->opts.store == NULL)
-        return model_load_dummy(rank->model, dummy_dtype(rank), s->seed, &rank->done_bytes, rank->opts.cancel, err);
-    return model_load(rank->model, rank->opts.store, &rank->done_bytes, rank->opts.cancel, err);
+    atomic_store(&rank->begin_ms, clock_mono_ms());
+    if (fill_weights(rank, err) != 0)
+        return -1;
+    end_loading(rank);
+    atomic_store(&rank->read_bytes, model_bytes_read(rank->model));
+    return 0;
 }
 
 static int wait_for_blocks(struct exec_rank *rank, struct err *err) {
@@ -203,12 +231,19 @@ free_rank:
     return -1;
 }
 
-void exec_rank_progress(const struct exec_rank *rank, uint64_t *ret_done, uint64_t *ret_total) {
-    *ret_done = atomic_load(&rank->done_bytes);
-    *ret_total = atomic_load(&rank->total_bytes);
+struct exec_load_report exec_rank_report(struct exec_rank *rank) {
+    uint64_t done_bytes = atomic_load(&rank->done_bytes), total_bytes = atomic_load(&rank->total_bytes);
+    if (total_bytes > 0 && done_bytes == total_bytes)
+        end_loading(rank); /* it may be writing the cache by now */
+    int64_t begin_ms = atomic_load(&rank->begin_ms), end_ms = atomic_load(&rank->end_ms);
+    return (struct exec_load_report){.done_bytes = done_bytes,
+                                     .total_bytes = total_bytes,
+                                     .saved_bytes = atomic_load(&rank->saved_bytes),
+                                     .read_bytes = atomic_load(&rank->read_bytes),
+                                     .block_bytes = atomic_load(&rank->block_bytes),
+                                     .idle_bytes = atomic_load(&rank->idle_bytes),
+                                     .elapsed_ms = begin_ms == 0 ? 0 : (end_ms > 0 ? end_ms : clock_mono_ms()) - begin_ms};
 }
-
-uint64_t exec_rank_kv_block_bytes(const struct exec_rank *rank) { return atomic_load(&rank->kv_block_bytes); }
 
 void exec_rank_give_blocks(struct exec_rank *rank, int n_blocks) {
     pthread_mutex_lock(&rank->lock);

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "comm/world.h"
+#include "exec/loading.h"
 #include "exec/queue.h"
 #include "exec/settings.h"
 #include "model/config.h"
@@ -21,6 +22,7 @@ struct exec_rank_opts {
     const struct exec_settings *settings; /* all borrowed, and longer-lived */
     const struct model_config *config;
     const struct weights_store *store;    /* NULL: dummy weights */
+    const char *fingerprint;              /* of the store */
     struct comm_world *world;
     struct exec_queue *queue;
     const atomic_int *cancel;
@@ -33,10 +35,8 @@ struct exec_rank_opts {
 };
 
 int exec_rank_start(const struct exec_rank_opts *opts, struct exec_rank **ret, struct err *err);
-/* While loading: bytes packed so far and in all (0 until known). Any thread. */
-void exec_rank_progress(const struct exec_rank *rank, uint64_t *ret_done, uint64_t *ret_total);
-/* After `loaded`: what one KV block takes. */
-uint64_t exec_rank_kv_block_bytes(const struct exec_rank *rank);
+/* How its loading goes. Any thread, at any time. */
+struct exec_load_report exec_rank_report(struct exec_rank *rank);
 /* After `loaded`, once: the number of KV blocks; the rank allocates them and is ready. */
 void exec_rank_give_blocks(struct exec_rank *rank, int n_blocks);
 /* Joins the thread (close the queue, set cancel and abort the world before) and frees. Accepts NULL. */

@@ -23,6 +23,7 @@ json_t *exec_settings_to_json(const struct exec_settings *s, int node) {
                              "op_timeout_ms", s->op_timeout_ms);
     if (json == NULL)
         return NULL;
+    json_object_set_new(json, "weights_cache", json_string(s->weights_cache));
     json_object_set_new(json, "layers_per_stage", ints_to_json(s->layers_per_stage, s->pp_size));
     json_object_set_new(json, "node_of_rank", ints_to_json(s->node_of_rank, s->tp_size * s->pp_size));
     json_object_set_new(json, "threads_of_node", ints_to_json(s->threads_of_node, s->n_nodes));
@@ -67,6 +68,7 @@ int exec_settings_from_json(const json_t *json, struct exec_settings *ret, int *
     int node;
     if (get_text(json, "model", s.model, sizeof s.model, err) != 0 || get_text(json, "revision", s.revision, sizeof s.revision, err) != 0 ||
         get_text(json, "download_dir", s.download_dir, sizeof s.download_dir, err) != 0 ||
+        get_text(json, "weights_cache", s.weights_cache, sizeof s.weights_cache, err) != 0 ||
         get_text(json, "load_format", s.load_format, sizeof s.load_format, err) != 0 ||
         get_text(json, "dtype", s.dtype, sizeof s.dtype, err) != 0 ||
         get_text(json, "kv_cache_dtype", s.kv_cache_dtype, sizeof s.kv_cache_dtype, err) != 0 ||

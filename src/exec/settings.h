@@ -16,6 +16,7 @@ struct exec_settings {
     /* the model, as each node finds it */
     char model[PATH_MAX];
     char revision[128], download_dir[PATH_MAX]; /* "": default */
+    char weights_cache[PATH_MAX]; /* folder of packed shards on each node; "": none */
     char load_format[16];   /* "auto", "safetensors", "gguf", "dummy" */
     char dtype[16];         /* "auto", "float32", "bfloat16" */
     char kv_cache_dtype[16]; /* "auto", "float32", "bfloat16" */

@@ -33,6 +33,7 @@ struct worker {
     int node, n_local;
     struct exec_rank *ranks[COMM_MAX_RANKS];
     struct weights_store *store;
+    char fingerprint[17]; /* of the store; "" for dummy weights */
     struct model_config config;
     struct comm_world *world;
     struct exec_queue *queue;
@@ -144,14 +145,14 @@ static int boot_wait_for(struct worker *w, enum boot_wait what, struct err *err)
 /* Phase "opened": the model is found and described, the listener is open. */
 static int boot_open(struct worker *w, struct err *err) {
     const struct exec_settings *s = &w->settings;
-    char path[PATH_MAX], fingerprint[17] = "";
+    char path[PATH_MAX];
     bool is_dummy = strcmp(s->load_format, "dummy") == 0;
     if (weights_hub_resolve(s->model, s->revision[0] ? s->revision : NULL, s->download_dir[0] ? s->download_dir : NULL, path, err) != 0)
         return -1;
     /* A GGUF file holds the configuration too, so it is opened even for dummy weights. */
     if ((!is_dummy || !file_is_dir(path)) && weights_store_open(path, &w->store, err) != 0)
         return -1;
-    if (!is_dummy && weights_store_fingerprint(w->store, fingerprint, err) != 0)
+    if (!is_dummy && weights_store_fingerprint(w->store, w->fingerprint, err) != 0)
         return -1;
     if (model_config_load(path, w->store, s->hf_overrides, &w->config, err) != 0)
         return -1;
@@ -170,7 +171,7 @@ static int boot_open(struct worker *w, struct err *err) {
     pthread_mutex_unlock(&w->lock);
     log_info("Links between ranks on %s:%u", listen.host, listen.port);
     return send_status(w,
-                       json_pack("{s:s, s:s, s:s, s:i}", "phase", "opened", "fingerprint", fingerprint, "host", listen.host, "port",
+                       json_pack("{s:s, s:s, s:s, s:i}", "phase", "opened", "fingerprint", w->fingerprint, "host", listen.host, "port",
                                  (int)listen.port),
                        err);
 }
@@ -193,6 +194,7 @@ static int boot_connect(struct worker *w, struct err *err) {
                                       .settings = s,
                                       .config = &w->config,
                                       .store = strcmp(s->load_format, "dummy") == 0 ? NULL : w->store,
+                                      .fingerprint = w->fingerprint,
                                       .world = w->world,
                                       .queue = w->queue,
                                       .cancel = &w->cancel,
@@ -212,18 +214,14 @@ static int boot_connect(struct worker *w, struct err *err) {
 }
 
 static json_t *progress_json(const struct worker *w, const char *phase) {
-    json_t *done = json_array(), *total = json_array(), *block_bytes = json_array();
-    for (int i = 0; i < w->n_local; i++) {
-        uint64_t rank_done, rank_total;
-        exec_rank_progress(w->ranks[i], &rank_done, &rank_total);
-        json_array_append_new(done, json_integer((json_int_t)rank_done));
-        json_array_append_new(total, json_integer((json_int_t)rank_total));
-        json_array_append_new(block_bytes, json_integer((json_int_t)exec_rank_kv_block_bytes(w->ranks[i])));
-    }
+    struct exec_load_report reports[COMM_MAX_RANKS];
+    for (int i = 0; i < w->n_local; i++)
+        reports[i] = exec_rank_report(w->ranks[i]);
     uint64_t mem_total, mem_available;
     host_memory(&mem_total, &mem_available);
-    return json_pack("{s:s, s:o, s:o, s:o, s:I, s:I}", "phase", phase, "done", done, "total", total, "kv_block_bytes", block_bytes, "mem_total",
-                     (json_int_t)mem_total, "mem_available", (json_int_t)mem_available);
+    return json_pack("{s:s, s:o, s:I, s:I, s:I}", "phase", phase, "ranks", exec_load_reports_to_json(reports, w->n_local), "model_bytes",
+                     (json_int_t)(w->store == NULL ? 0 : weights_store_bytes(w->store)), "mem_total", (json_int_t)mem_total, "mem_available",
+                     (json_int_t)mem_available);
 }
 
 /* Phases "loaded" and "ready". */
