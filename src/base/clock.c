@@ -3,11 +3,17 @@
 
 #include <time.h>
 
-int64_t clock_mono_ns(void) {
+static int64_t read_ns(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
+
+int64_t clock_mono_ns(void) { return read_ns(CLOCK_MONOTONIC); }
+
+int64_t clock_thread_ns(void) { return read_ns(CLOCK_THREAD_CPUTIME_ID); }
+
+int64_t clock_process_ns(void) { return read_ns(CLOCK_PROCESS_CPUTIME_ID); }
 
 int64_t clock_mono_ms(void) { return clock_mono_ns() / 1000000; }
 

@@ -5,6 +5,8 @@
 #include <stdint.h>
 
 int64_t clock_mono_ns(void);
+int64_t clock_thread_ns(void);  /* processor time of the calling thread */
+int64_t clock_process_ns(void); /* likewise of all threads of the process */
 int64_t clock_mono_ms(void);
 /* Seconds since 1970, for "created" fields. */
 int64_t clock_wall_s(void);

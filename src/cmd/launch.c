@@ -160,6 +160,8 @@ static int start_ranks(struct cmd_launch *l, struct err *err) {
     const struct cluster_node *nodes = cluster_nodes(l->cluster, &n_nodes);
     struct exec_worker workers[COMM_MAX_NODES];
     struct exec_driver_opts opts = {.workers = workers,
+static uint64_t count_dropped(void *cluster) { return cluster_dropped(cluster); }
+
                                     .memory_share = o->gpu_memory_utilization,
                                     .kv_cache_bytes = o->kv_cache_memory_bytes,
                                     .n_blocks = (int)o->num_gpu_blocks_override,
@@ -169,6 +171,9 @@ static int start_ranks(struct cmd_launch *l, struct err *err) {
                                     .watch_ctx = l};
     if (fill_settings(l, nodes, n_nodes, &opts.settings, err) != 0)
         return -1;
+                                         /* Only ranks that hold both ends of the model can go on from their own sample. */
+                                         .max_awaited = o->pipeline_parallel_size == 1 && o->async_scheduling ? 2 : 1,
+                                         .prefix_caching = o->enable_prefix_caching,
     memcpy(opts.fingerprint, l->files.fingerprint, sizeof opts.fingerprint);
     for (int i = 0; i < n_nodes; i++) {
         workers[i] = (struct exec_worker){.fd = nodes[i].fd, .first_rank = nodes[i].first_rank, .n_ranks = nodes[i].n_ranks};
@@ -195,11 +200,12 @@ static int start_engine(struct cmd_launch *l, struct err *err) {
                                          .n_blocks = l->info.n_blocks,
                                          .n_stages = (int)o->pipeline_parallel_size,
                                          .policy = strcmp(o->scheduling_policy, "priority") == 0 ? SCHED_PRIORITY : SCHED_FCFS},
-                               .max_in_flight = (int)o->pipeline_parallel_size,
-                               .max_queued = (int)o->max_num_queued_reqs,
+                               .max_active = (int)o->max_num_queued_reqs,
                                .eos = l->files.config.eos,
                                .n_eos = l->files.config.n_eos,
-                               .log_stats = !o->disable_log_stats};
+                               .log_stats = !o->disable_log_stats,
+                               .n_dropped = count_dropped,
+                               .dropped_ctx = l->cluster};
     return engine_create(&opts, &l->engine, err);
 }
 

@@ -14,8 +14,10 @@
 #include "base/log.h"
 #include "engine/run.h"
 #include "engine/stream.h"
+#include "exec/queue.h"
+#include "sched/block_pool.h"
 
-enum { MAX_IN_FLIGHT = 16, IDLE_WAIT_MS = 500, STATS_GAP_MS = 10000, MAX_EVENTS = 1 << 26 };
+enum { MAX_IN_FLIGHT = EXEC_MAX_IN_FLIGHT / 2, IDLE_WAIT_MS = 500, STATS_GAP_MS = 10000, MAX_EVENTS = 1 << 26 };
 
 /* One continuation of one prompt. Engine thread only. */
 struct engine_choice {
@@ -25,12 +27,14 @@ struct engine_choice {
     int max_tokens;
     bool ignore_eos;
     int priority;
+    uint64_t cache_root;
     int32_t *prompt; /* until it is handed to the scheduler */
     int n_prompt;
+    int64_t submitted_ns, started_ns, first_token_ns, last_token_ns; /* 0: not yet */
     struct sched_seq *seq;
     int n_generated, n_prompt_emitted;
     int n_in_flight; /* steps under way that hold it */
-    bool is_admitted, is_finished;
+    bool is_finished;
 };
 
 enum job_type { JOB_SUBMIT, JOB_CANCEL, JOB_CLOSE };
@@ -43,6 +47,7 @@ struct job {
 
 struct flight {
     uint64_t number;
+    int64_t sent_ns;
     int n_entries;
     struct engine_choice **choices; /* [max_seqs] */
 };
@@ -56,14 +61,16 @@ struct engine {
     int wake_fd;
     /* Steps in flight, oldest first: a ring. */
     struct flight flights[MAX_IN_FLIGHT];
-    int first_flight, n_flights;
+    int first_flight, n_flights, most_flights;
     uint64_t next_step;
     struct exec_entry *entries; /* [max_seqs], for the step being sent */
+    int64_t landed_ns;          /* when the latest result came */
     int64_t logged_ms;
-    uint64_t logged_prompt, logged_generation;
+    struct engine_stats logged; /* as they were then */
+    struct engine_stats now;    /* as counted by the engine thread; published once a turn */
     struct engine_stream *streams;  /* all that the engine has taken */
-    atomic_int n_queued;            /* choices submitted and not admitted yet */
-    atomic_int n_active;
+    struct engine_stream *told;     /* those with events that their readers do not know of */
+    atomic_int n_active;            /* choices that wait or run */
     /* Under lock. */
     pthread_mutex_t lock;
     struct job *first_job, *last_job;
@@ -71,6 +78,8 @@ struct engine {
     struct err failure;
     struct engine_stats stats;
 };
+
+const int engine_step_bounds[ENGINE_N_STEP_BOUNDS] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
 
 static void wake(struct engine *engine) {
     uint64_t one = 1;
@@ -142,12 +151,16 @@ int engine_submit(struct engine *engine, const struct engine_request *requests, 
     pthread_mutex_unlock(&engine->lock);
     if (is_failed)
         return -1;
-    int n_queued = atomic_load(&engine->n_queued);
-    if (engine->opts.max_queued > 0 && n_queued + n_choices > engine->opts.max_queued)
-        return err_set(err, ERR_LIMIT, "the queue is full: %d requests wait, %d may", n_queued, engine->opts.max_queued);
+    int n_active = atomic_fetch_add(&engine->n_active, n_choices);
+    if (engine->opts.max_active > 0 && n_active + n_choices > engine->opts.max_active) {
+        atomic_fetch_sub(&engine->n_active, n_choices);
+        return err_set(err, ERR_LIMIT, "the server is full: %d requests wait or run, %d may", n_active, engine->opts.max_active);
+    }
     struct engine_stream *stream = calloc(1, sizeof *stream);
-    if (stream == NULL)
+    if (stream == NULL) {
+        atomic_fetch_sub(&engine->n_active, n_choices);
         return err_set(err, ERR_NOMEM, "no memory for a request");
+    }
     stream_init(stream, n_choices, n_events < MAX_EVENTS ? (int)n_events : MAX_EVENTS);
     stream->engine = engine;
     stream->choices = calloc((size_t)n_choices, sizeof *stream->choices);
@@ -162,6 +175,8 @@ int engine_submit(struct engine *engine, const struct engine_request *requests, 
             choice->max_tokens = requests[r].sampling->max_tokens;
             choice->ignore_eos = requests[r].sampling->ignore_eos;
             choice->priority = requests[r].priority;
+            choice->cache_root = sched_blocks_root(requests[r].cache_salt, requests[r].cache_salt == NULL ? 0 : strlen(requests[r].cache_salt));
+            choice->submitted_ns = clock_mono_ns();
             choice->n_prompt = requests[r].n_prompt;
             sampling_from_request(engine, &requests[r], c, &choice->sampling);
             choice->prompt = malloc((size_t)choice->n_prompt * sizeof *choice->prompt);
@@ -169,16 +184,12 @@ int engine_submit(struct engine *engine, const struct engine_request *requests, 
                 goto no_memory;
             memcpy(choice->prompt, requests[r].prompt, (size_t)choice->n_prompt * sizeof *choice->prompt);
         }
-    atomic_fetch_add(&engine->n_queued, n_choices);
-    atomic_fetch_add(&engine->n_active, n_choices);
-    if (job_push(engine, JOB_SUBMIT, stream, 0, 0) != 0) {
-        atomic_fetch_sub(&engine->n_queued, n_choices);
-        atomic_fetch_sub(&engine->n_active, n_choices);
+    if (job_push(engine, JOB_SUBMIT, stream, 0, 0) != 0)
         goto no_memory;
-    }
     *ret = stream;
     return 0;
 no_memory:
+    atomic_fetch_sub(&engine->n_active, n_choices);
     if (stream->choices == NULL)
         stream->n_choices = 0;
     stream_destroy(stream);
@@ -195,20 +206,42 @@ void engine_stream_close(struct engine_stream *stream) {
 
 /* The engine thread */
 
+/* An event for the reader, who is woken when the next step is on its way. */
+static void tell(struct engine *engine, struct engine_stream *stream, const struct engine_event *event) {
+    stream_push(stream, event);
+    if (stream->is_told)
+        return;
+    stream->is_told = true;
+    stream->next_told = engine->told;
+    engine->told = stream;
+}
+
+static void wake_readers(struct engine *engine) {
+    while (engine->told != NULL) {
+        struct engine_stream *stream = engine->told;
+        engine->told = stream->next_told;
+        stream->is_told = false;
+        stream_wake(stream);
+    }
+}
+
+static int64_t between(int64_t begin_ns, int64_t end_ns) { return begin_ns == 0 || end_ns == 0 ? -1 : end_ns - begin_ns; }
+
 static void choice_finish(struct engine *engine, struct engine_choice *choice, struct engine_event *event) {
     choice->is_finished = true;
-    if (choice->seq != NULL)
+    if (choice->seq != NULL) {
         sched_seq_end(engine->sched, choice->seq);
-    if (!choice->is_admitted)
-        atomic_fetch_sub(&engine->n_queued, 1);
+        event->n_cached = choice->seq->n_cached;
+    }
     event->type = ENGINE_EVENT_FINISH;
     event->request = choice->request;
     event->choice = choice->index;
+    event->queued_ns = between(choice->submitted_ns, choice->started_ns);
+    event->prefill_ns = between(choice->started_ns, choice->first_token_ns);
+    event->decode_ns = between(choice->first_token_ns, choice->last_token_ns);
     atomic_fetch_sub(&engine->n_active, 1);
-    pthread_mutex_lock(&engine->lock);
-    engine->stats.finished[event->finish]++;
-    pthread_mutex_unlock(&engine->lock);
-    stream_push(choice->stream, event);
+    engine->now.finished[event->finish]++;
+    tell(engine, choice->stream, event);
 }
 
 static void choice_cancel(struct engine *engine, struct engine_choice *choice) {
@@ -223,8 +256,14 @@ static void job_submit(struct engine *engine, struct engine_stream *stream) {
     for (int i = 0; i < stream->n_choices; i++) {
         struct engine_choice *choice = &stream->choices[i];
         /* max_tokens 0 still computes the prompt; its one sample is thrown away. */
-        if (sched_seq_add(engine->sched, choice->prompt, choice->n_prompt, choice->n_prompt + choice->max_tokens, choice->priority, choice,
-                          &choice->seq, &err) != 0) {
+        struct sched_request request = {.prompt = choice->prompt,
+                                        .n_prompt = choice->n_prompt,
+                                        .max_tokens = choice->n_prompt + choice->max_tokens,
+                                        .priority = choice->priority,
+                                        .root = choice->cache_root,
+                                        .skips_cache = choice->sampling.n_prompt_logprobs >= 0,
+                                        .owner = choice};
+        if (sched_seq_add(engine->sched, &request, &choice->seq, &err) != 0) {
             stream_fail(stream, &err);
             choice_finish(engine, choice, &(struct engine_event){.finish = ENGINE_FINISH_ERROR, .stop_token = -1});
         }
@@ -288,6 +327,7 @@ static void fill_entry(const struct sched_entry *in, struct exec_entry *out) {
                                .samples = in->samples,
                                .position = in->position,
                                .n_tokens = in->n_tokens,
+                               .cached = seq->tokens,
                                .tokens = seq->tokens + in->position,
                                .first_block = in->first_new_block,
                                .n_new_blocks = in->n_blocks - in->first_new_block,
@@ -296,19 +336,40 @@ static void fill_entry(const struct sched_entry *in, struct exec_entry *out) {
                                .sampling = &choice->sampling};
 }
 
+static void count_step(struct engine *engine, const struct sched_plan *plan) {
+    struct engine_stats *now = &engine->now;
+    int bucket = 0;
+    while (bucket < ENGINE_N_STEP_BOUNDS && plan->n_tokens > engine_step_bounds[bucket])
+        bucket++;
+    now->step_tokens_counts[bucket]++;
+    now->step_tokens += (uint64_t)plan->n_tokens;
+    now->steps++;
+    for (int i = 0; i < plan->n_entries; i++) {
+        const struct sched_entry *entry = &plan->entries[i];
+        int left = entry->seq->n_prompt - entry->position, n = left < entry->n_tokens ? left : entry->n_tokens;
+        if (entry->seq->n_preemptions > 0)
+            continue; /* computed again: counted before */
+        if (n > 0)
+            now->prompt_tokens += (uint64_t)n;
+        if (entry->fresh)
+            now->prompt_tokens += (uint64_t)entry->position; /* vLLM counts cached tokens of a prompt too */
+    }
+}
+
 static int send_step(struct engine *engine, const struct sched_plan *plan, struct err *err) {
     struct flight *flight = &engine->flights[(engine->first_flight + engine->n_flights) % MAX_IN_FLIGHT];
     flight->number = engine->next_step++;
+    flight->sent_ns = clock_mono_ns();
     flight->n_entries = plan->n_entries;
     for (int i = 0; i < plan->n_entries; i++) {
         struct engine_choice *choice = plan->entries[i].seq->owner;
         flight->choices[i] = choice;
         choice->n_in_flight++;
-        if (!choice->is_admitted)
-            atomic_fetch_sub(&engine->n_queued, 1);
-        choice->is_admitted = true;
+        if (choice->started_ns == 0)
+            choice->started_ns = flight->sent_ns;
         fill_entry(&plan->entries[i], &engine->entries[i]);
     }
+    count_step(engine, plan);
     engine->n_flights++;
     struct exec_step step = {
         .number = flight->number, .n_entries = plan->n_entries, .n_tokens = plan->n_tokens, .entries = engine->entries};
@@ -343,7 +404,7 @@ static void take_token(struct engine *engine, struct engine_choice *choice, cons
         if (!choice->is_finished && token->index > choice->n_prompt_emitted) {
             choice->n_prompt_emitted = token->index;
             event.type = ENGINE_EVENT_PROMPT;
-            stream_push(choice->stream, &event);
+            tell(engine, choice->stream, &event);
         }
         return;
     }
@@ -351,23 +412,22 @@ static void take_token(struct engine *engine, struct engine_choice *choice, cons
     if (choice->is_finished)
         return;
     bool is_end_of_text;
+    choice->last_token_ns = engine->landed_ns;
+    if (choice->first_token_ns == 0)
+        choice->first_token_ns = engine->landed_ns;
     if (choice->max_tokens > 0 && is_stop(engine, choice, token->token, &is_end_of_text)) {
         event.finish = ENGINE_FINISH_STOP;
         event.stop_token = token->token;
         event.stop_is_eos = is_end_of_text;
-        pthread_mutex_lock(&engine->lock);
-        engine->stats.generation_tokens++;
-        pthread_mutex_unlock(&engine->lock);
+        engine->now.generation_tokens++;
         choice_finish(engine, choice, &event);
         return;
     }
     if (choice->n_generated < choice->max_tokens) {
         choice->n_generated++;
         event.type = ENGINE_EVENT_TOKEN;
-        stream_push(choice->stream, &event);
-        pthread_mutex_lock(&engine->lock);
-        engine->stats.generation_tokens++;
-        pthread_mutex_unlock(&engine->lock);
+        tell(engine, choice->stream, &event);
+        engine->now.generation_tokens++;
     }
     if (choice->n_generated == choice->max_tokens)
         choice_finish(engine, choice, &(struct engine_event){.finish = ENGINE_FINISH_LENGTH, .stop_token = -1});
@@ -377,6 +437,9 @@ static int take_result(struct engine *engine, const struct exec_result *result, 
     struct flight *flight = &engine->flights[engine->first_flight];
     if (engine->n_flights == 0 || result->number != flight->number)
         return err_set(err, ERR_PEER, "the ranks answered step %llu, which is not the next in flight", (unsigned long long)result->number);
+    int64_t now_ns = clock_mono_ns(), begin_ns = flight->sent_ns > engine->landed_ns ? flight->sent_ns : engine->landed_ns;
+    engine->now.step_seconds_sum += (double)(now_ns - begin_ns) * 1e-9;
+    engine->landed_ns = now_ns;
     engine->first_flight = (engine->first_flight + 1) % MAX_IN_FLIGHT;
     engine->n_flights--;
     for (int i = 0; i < flight->n_entries; i++)
@@ -391,34 +454,37 @@ static int take_result(struct engine *engine, const struct exec_result *result, 
     return 0;
 }
 
-static void update_stats(struct engine *engine) {
+/* What others see of the counts. */
+static void publish_stats(struct engine *engine) {
+    struct engine_stats *now = &engine->now;
+    now->n_running = sched_n_running(engine->sched);
+    now->n_waiting = sched_n_waiting(engine->sched);
+    now->kv_usage = 1 - (double)sched_n_free_blocks(engine->sched) / engine->opts.sched.n_blocks;
+    now->preemptions = sched_n_preemptions(engine->sched);
+    sched_cache_counts(engine->sched, &now->prefix_queries, &now->prefix_hits);
+    now->driver_seconds_sum = (double)clock_thread_ns() * 1e-9;
     pthread_mutex_lock(&engine->lock);
-    struct engine_stats *stats = &engine->stats;
-    stats->n_running = sched_n_running(engine->sched);
-    stats->n_waiting = sched_n_waiting(engine->sched);
-    stats->kv_usage = 1 - (double)sched_n_free_blocks(engine->sched) / engine->opts.sched.n_blocks;
-    stats->preemptions = sched_n_preemptions(engine->sched);
-    stats->steps = engine->next_step - 1;
+    engine->stats = *now;
     pthread_mutex_unlock(&engine->lock);
 }
 
 static void log_stats(struct engine *engine) {
-    int64_t now_ms = clock_mono_ms();
-    int64_t gap_ms = now_ms - engine->logged_ms;
+    const struct engine_stats *now = &engine->now;
+    int64_t now_ms = clock_mono_ms(), gap_ms = now_ms - engine->logged_ms;
     if (!engine->opts.log_stats || gap_ms < STATS_GAP_MS)
         return;
-    struct engine_stats stats;
-    engine_stats_read(engine, &stats);
-    uint64_t prompt = stats.prompt_tokens - engine->logged_prompt, generation = stats.generation_tokens - engine->logged_generation;
+    double prompt = (double)(now->prompt_tokens - engine->logged.prompt_tokens);
+    double generation = (double)(now->generation_tokens - engine->logged.generation_tokens);
+    double queries = (double)(now->prefix_queries - engine->logged.prefix_queries);
+    double hits = (double)(now->prefix_hits - engine->logged.prefix_hits);
     engine->logged_ms = now_ms;
-    engine->logged_prompt = stats.prompt_tokens;
-    engine->logged_generation = stats.generation_tokens;
-    if (prompt + generation == 0 && stats.n_running + stats.n_waiting == 0)
+    engine->logged = *now;
+    if (prompt + generation == 0 && now->n_running + now->n_waiting == 0)
         return;
     log_info("Avg prompt throughput: %.1f tokens/s, Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
-             "KV cache usage: %.1f%%",
-             (double)prompt * 1000 / (double)gap_ms, (double)generation * 1000 / (double)gap_ms, stats.n_running, stats.n_waiting,
-             stats.kv_usage * 100);
+             "KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%",
+             prompt * 1000 / (double)gap_ms, generation * 1000 / (double)gap_ms, now->n_running, now->n_waiting, now->kv_usage * 100,
+             queries > 0 ? hits / queries * 100 : 0.0);
 }
 
 static void drain_wake_fd(struct engine *engine) {
@@ -427,35 +493,28 @@ static void drain_wake_fd(struct engine *engine) {
     (void)n; /* empty is fine: it does not block */
 }
 
+/*
+ * Steps go out first: readers are woken, and counts published, while the ranks are busy again.
+ */
 static int engine_turn(struct engine *engine, struct err *err) {
-    run_jobs(engine);
     struct sched_plan plan;
-    while (engine->n_flights < engine->opts.max_in_flight && sched_plan_next(engine->sched, &plan)) {
-        uint64_t n_prompt = 0;
-        for (int i = 0; i < plan.n_entries; i++) {
-            int left = plan.entries[i].seq->n_prompt - plan.entries[i].position;
-            if (left > 0 && plan.entries[i].seq->n_preemptions == 0)
-                n_prompt += (uint64_t)(left < plan.entries[i].n_tokens ? left : plan.entries[i].n_tokens);
-        }
-        pthread_mutex_lock(&engine->lock);
-        engine->stats.prompt_tokens += n_prompt;
-        pthread_mutex_unlock(&engine->lock);
+    struct exec_result result;
+    run_jobs(engine);
+    while (engine->n_flights < engine->most_flights && sched_plan_next(engine->sched, &plan))
         if (send_step(engine, &plan, err) != 0)
             return -1;
-    }
-    struct exec_result result;
+    wake_readers(engine);
+    reap_streams(engine);
+    publish_stats(engine);
+    log_stats(engine);
     int n = exec_driver_next(engine->opts.driver, engine->wake_fd, IDLE_WAIT_MS, &result, err);
     if (n < 0)
         return -1;
     drain_wake_fd(engine);
-    int status = 0;
-    if (n > 0) {
-        status = take_result(engine, &result, err);
-        exec_result_finish(&result);
-    }
-    reap_streams(engine);
-    update_stats(engine);
-    log_stats(engine);
+    if (n == 0)
+        return 0;
+    int status = take_result(engine, &result, err);
+    exec_result_finish(&result);
     return status;
 }
 
@@ -472,8 +531,9 @@ static void engine_wind_down(struct engine *engine) {
             stream_fail(stream, &why);
             stream_cancel_all(engine, stream);
         }
+        wake_readers(engine);
         reap_streams(engine);
-        update_stats(engine);
+        publish_stats(engine);
         if (is_stopping)
             return;
         struct timespec nap = {.tv_nsec = 10000000};
@@ -512,14 +572,17 @@ int engine_create(const struct engine_opts *opts, struct engine **ret, struct er
     if (engine == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the engine");
     engine->opts = *opts;
-    if (engine->opts.max_in_flight > MAX_IN_FLIGHT)
-        engine->opts.max_in_flight = MAX_IN_FLIGHT;
+    engine->most_flights = opts->sched.n_stages > opts->sched.max_awaited ? opts->sched.n_stages : opts->sched.max_awaited;
+    if (engine->most_flights > MAX_IN_FLIGHT)
+        engine->most_flights = MAX_IN_FLIGHT;
     engine->n_eos = opts->n_eos < 64 ? opts->n_eos : 64;
     memcpy(engine->eos, opts->eos, (size_t)engine->n_eos * sizeof *engine->eos);
     engine->next_step = 1;
     engine->logged_ms = clock_mono_ms();
-    engine->stats.n_blocks = opts->sched.n_blocks;
-    engine->stats.block_size = opts->sched.block_size;
+    engine->now.n_blocks = opts->sched.n_blocks;
+    engine->now.block_size = opts->sched.block_size;
+    engine->now.caches_prefixes = opts->sched.prefix_caching;
+    engine->stats = engine->now;
     engine->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&engine->lock, NULL);
     engine->entries = malloc((size_t)opts->sched.max_seqs * sizeof *engine->entries);
@@ -578,6 +641,8 @@ void engine_stats_read(struct engine *engine, struct engine_stats *ret) {
     pthread_mutex_lock(&engine->lock);
     *ret = engine->stats;
     pthread_mutex_unlock(&engine->lock);
+    if (engine->opts.n_dropped != NULL)
+        ret->dropped_connections = engine->opts.n_dropped(engine->opts.dropped_ctx);
 }
 
 const char *engine_failure(struct engine *engine) {

@@ -24,6 +24,7 @@ struct engine_request {
     int n_prompt;          /* ≥ 1 */
     int n_choices;         /* n: that many continuations; choice i samples with seed + i */
     int priority;          /* lower goes first with --scheduling-policy priority */
+    const char *cache_salt; /* copied: only requests with the same salt share cached prompts; NULL: none */
     /*
      * Copied. n_prompt is filled in, and EOS joins the stop ids unless ignore_eos: at most ENGINE_MAX_STOP_IDS of the request's own.
      * max_tokens ≥ 1 (0 only with prompt logprobs or echo: the prompt is computed, nothing generated).
@@ -49,6 +50,7 @@ struct engine_event {
     int32_t stop_token;    /* FINISH_STOP: the EOS or stop id that ended it (it counts as generated, but was not emitted as TOKEN), else -1 */
     bool stop_is_eos;
     int n_cached;          /* FINISH: prompt tokens that came from the prefix cache */
+    int64_t queued_ns, prefill_ns, decode_ns; /* FINISH: until its first step, from there to its first token, from there to its last; -1: not so far */
 };
 
 /*
@@ -63,6 +65,10 @@ void engine_stream_cancel(struct engine_stream *stream, int request, int choice)
 /* Cancels what still runs and frees. Accepts NULL. */
 void engine_stream_close(struct engine_stream *stream);
 
+/* Upper bounds of the histogram of tokens per step. */
+enum { ENGINE_N_STEP_BOUNDS = 13 };
+extern const int engine_step_bounds[ENGINE_N_STEP_BOUNDS];
+
 struct engine_stats {
     int n_running, n_waiting;
     double kv_usage;           /* 0 to 1 */
@@ -71,8 +77,11 @@ struct engine_stats {
     uint64_t prefix_queries, prefix_hits; /* tokens */
     uint64_t finished[4];      /* by enum engine_finish */
     uint64_t steps;
-    uint64_t dropped_connections;
-    double step_seconds_sum, driver_seconds_sum;
+    uint64_t step_tokens_counts[ENGINE_N_STEP_BOUNDS + 1], step_tokens; /* by engine_step_bounds, the last: above all; and their sum */
+    uint64_t dropped_connections; /* by the port that workers join at */
+    double step_seconds_sum;      /* time in which steps were under way */
+    double driver_seconds_sum;    /* processor time of the engine's thread */
+    bool caches_prefixes;
 };
 void engine_stats_read(struct engine *engine, struct engine_stats *ret);
 /* NULL while healthy, else why the engine is dead. */

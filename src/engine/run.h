@@ -11,11 +11,12 @@
 struct engine_opts {
     struct exec_driver *driver; /* borrowed; only the engine's thread uses it from now on */
     struct sched_opts sched;
-    int max_in_flight;          /* steps under way at once: as many as there are stages */
-    int max_queued;             /* waiting choices; more are refused; 0: no limit */
+    int max_active;             /* choices that wait or run; more are refused; 0: no limit */
     const int32_t *eos;         /* [n_eos], copied */
     int n_eos;
     bool log_stats;             /* a line every 10 s while there is work */
+    uint64_t (*n_dropped)(void *ctx); /* for engine_stats.dropped_connections, from any thread; NULL: none */
+    void *dropped_ctx;
 };
 
 int engine_create(const struct engine_opts *opts, struct engine **ret, struct err *err);

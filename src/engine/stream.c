@@ -60,9 +60,10 @@ void stream_push(struct engine_stream *stream, const struct engine_event *event)
     }
     if (event->type == ENGINE_EVENT_FINISH)
         stream->n_open--;
-    pthread_cond_signal(&stream->changed);
     pthread_mutex_unlock(&stream->lock);
 }
+
+void stream_wake(struct engine_stream *stream) { pthread_cond_signal(&stream->changed); }
 
 void stream_fail(struct engine_stream *stream, const struct err *err) {
     pthread_mutex_lock(&stream->lock);

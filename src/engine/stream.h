@@ -16,6 +16,8 @@ struct engine_stream {
     struct engine_choice *choices; /* [n_choices], engine thread only */
     int n_choices;
     struct engine_stream *next; /* in the engine's list */
+    struct engine_stream *next_told; /* in the engine's list of those whose reader is to be woken */
+    bool is_told;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     /* Under lock. A ring that grows up to cap_most. */
@@ -28,8 +30,12 @@ struct engine_stream {
 
 void stream_init(struct engine_stream *stream, int n_choices, int cap_most);
 void stream_finish(struct engine_stream *stream);
-/* Engine thread. A FINISH event closes its choice. Memory running out fails the stream; a failed stream takes no more events. */
+/*
+ * Engine thread. A FINISH event closes its choice. Memory running out fails the stream; a failed stream takes no more events.
+ * The reader sleeps on until stream_wake.
+ */
 void stream_push(struct engine_stream *stream, const struct engine_event *event);
-void stream_fail(struct engine_stream *stream, const struct err *err);
+void stream_wake(struct engine_stream *stream);
+void stream_fail(struct engine_stream *stream, const struct err *err); /* wakes */
 
 #endif

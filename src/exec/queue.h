@@ -9,7 +9,7 @@
 #include "base/err.h"
 #include "exec/step.h"
 
-enum { EXEC_MAX_IN_FLIGHT = 32 };
+enum { EXEC_MAX_IN_FLIGHT = 128 };
 
 struct exec_queue;
 

@@ -21,6 +21,7 @@ struct exec_rank {
     float *hidden; /* [max_step_tokens, hidden]: what comes from or goes to another stage */
     struct model_step_seq *seqs;
     int32_t *tokens;
+    int32_t *sampled; /* [max_seqs], by entry */
     /* Read by others. */
     model_progress done_bytes, saved_bytes;
     atomic_ullong total_bytes, block_bytes, idle_bytes, read_bytes;
@@ -62,11 +63,12 @@ static int rank_create(struct exec_rank *rank, struct err *err) {
                               .max_context = s->max_model_len};
     if (model_create(config, &rank->split, &opts, &rank->model, err) != 0)
         return -1;
+    rank->sampled = malloc((size_t)s->max_seqs * sizeof *rank->sampled);
     rank->seqs = malloc((size_t)s->max_seqs * sizeof *rank->seqs);
     rank->tokens = malloc((size_t)s->max_step_tokens * sizeof *rank->tokens);
     if (s->pp_size > 1)
         rank->hidden = malloc((size_t)s->max_step_tokens * (size_t)config->hidden * sizeof *rank->hidden);
-    if (rank->seqs == NULL || rank->tokens == NULL || (s->pp_size > 1 && rank->hidden == NULL))
+    if (rank->seqs == NULL || rank->tokens == NULL || rank->sampled == NULL || (s->pp_size > 1 && rank->hidden == NULL))
         return err_set(err, ERR_NOMEM, "no memory for the buffers of a step of %d tokens", s->max_step_tokens);
     if (rank->split.has_head && exec_head_create(config, &rank->split, rank->group, &rank->head, err) != 0)
         return -1;
@@ -116,6 +118,24 @@ static int wait_for_blocks(struct exec_rank *rank, struct err *err) {
         return -1;
     return exec_slots_init(&rank->slots, s->max_seqs, s->max_model_len, s->block_size, n_blocks, err);
 }
+/* Tells every rank of the only stage what was sampled, so that a next step can go on before the driver knows. */
+static int share_samples(struct exec_rank *rank, const struct exec_step *step, const struct exec_result *result, struct err *err) {
+    bool has_samples = false;
+    for (int i = 0; i < step->n_entries; i++) {
+        rank->sampled[i] = -1;
+        has_samples = has_samples || step->entries[i].samples;
+    }
+    for (int i = 0; i < result->n_tokens; i++)
+        if (!result->tokens[i].is_prompt)
+            rank->sampled[result->tokens[i].entry] = result->tokens[i].token;
+    if (has_samples && comm_broadcast(rank->group, 0, rank->sampled, (size_t)step->n_entries * sizeof *rank->sampled, err) != 0)
+        return -1;
+    for (int i = 0; i < step->n_entries; i++)
+        if (step->entries[i].samples)
+            exec_slots_keep_sample(&rank->slots, &step->entries[i], rank->sampled[i]);
+    return 0;
+}
+
 
 /* Brings the slots up to date and lays the step out for the model. Returns the rows of logits that are wanted. */
 static int prepare_step(struct exec_rank *rank, const struct exec_step *step, struct model_step *ret, struct err *err) {
@@ -129,10 +149,10 @@ static int prepare_step(struct exec_rank *rank, const struct exec_step *step, st
         if (exec_slots_apply(&rank->slots, e, err) != 0)
             return -1;
         const struct exec_slot *slot = &rank->slots.slots[e->slot];
-        for (int t = 0; t < e->n_tokens; t++)
-            if (e->tokens[t] < 0 || e->tokens[t] >= rank->opts.config->n_vocab)
-                return err_set(err, ERR_PEER, "a step has token id %d; the model has %d", e->tokens[t], rank->opts.config->n_vocab);
-        memcpy(rank->tokens + n_tokens, e->tokens, (size_t)e->n_tokens * sizeof *rank->tokens);
+        for (int t = e->fresh ? 0 : e->position; t < slot->n_tokens; t++)
+            if (slot->tokens[t] < 0 || slot->tokens[t] >= rank->opts.config->n_vocab)
+                return err_set(err, ERR_PEER, "a step has token id %d; the model has %d", slot->tokens[t], rank->opts.config->n_vocab);
+        memcpy(rank->tokens + n_tokens, slot->tokens + e->position, (size_t)e->n_tokens * sizeof *rank->tokens);
         rank->seqs[i] = (struct model_step_seq){.n_tokens = e->n_tokens,
                                                 .position = e->position,
                                                 .blocks = slot->blocks,
@@ -140,6 +160,7 @@ static int prepare_step(struct exec_rank *rank, const struct exec_step *step, st
         n_rows += e->n_tokens - rank->seqs[i].first_logit;
         n_tokens += e->n_tokens;
     }
+    int status = s->pp_size == 1 ? share_samples(rank, step, &result, err) : 0;
     *ret = (struct model_step){.n_tokens = n_tokens, .tokens = rank->tokens, .n_seqs = step->n_entries, .seqs = rank->seqs};
     return n_rows;
 }
@@ -169,14 +190,15 @@ static int rank_compute(struct exec_rank *rank, const struct exec_step *step, st
     if (exec_head_sample(rank->head, step, &rank->slots, logits, n_rows, &result, err) != 0)
         return -1;
     result.compute_ns = clock_mono_ns() - start_ns;
-    if (rank->split.tp_rank == 0)
+    if (status == 0 && rank->split.tp_rank == 0)
         rank->opts.result(rank->opts.ctx, &result);
     exec_result_finish(&result);
-    return 0;
+    return status;
 }
 
 static int rank_run(struct exec_rank *rank, struct err *err) {
     if (rank_load(rank, err) != 0)
+    free(rank->sampled);
         return err_wrap(err, "loading");
     rank->opts.loaded(rank->opts.ctx, rank->opts.local);
     if (wait_for_blocks(rank, err) != 0)

@@ -37,7 +37,7 @@ int exec_slots_apply(struct exec_slots *slots, const struct exec_entry *entry, s
     struct exec_slot *slot = &slots->slots[entry->slot];
     if (slot_allocate(slots, slot, err) != 0)
         return -1;
-    int known_tokens = entry->fresh ? 0 : slot->n_tokens;
+    int known_tokens = entry->fresh ? entry->position : slot->n_tokens;
     int known_blocks = entry->fresh ? 0 : slot->n_blocks;
     int n_blocks = entry->first_block + entry->n_new_blocks;
     int end = entry->position + entry->n_tokens;
@@ -50,11 +50,24 @@ int exec_slots_apply(struct exec_slots *slots, const struct exec_entry *entry, s
     for (int i = 0; i < entry->n_new_blocks; i++)
         if (entry->new_blocks[i] < 0 || entry->new_blocks[i] >= slots->n_blocks)
             return err_set(err, ERR_PEER, "a step names KV block %d of %d", entry->new_blocks[i], slots->n_blocks);
-    if (entry->fresh)
+    bool takes_sample = entry->tokens[0] == EXEC_TOKEN_SAMPLED;
+    if (takes_sample && (entry->fresh || entry->n_tokens != 1 || slot->sampled_index != entry->position))
+        return err_set(err, ERR_PEER, "a step wants slot %d to go on from its own sample at %d; it has none there", entry->slot, entry->position);
+    if (entry->fresh) {
         slot->sampling = *entry->sampling;
+        slot->sampled_index = -1;
+        if (entry->position > 0)
+            memcpy(slot->tokens, entry->cached, (size_t)entry->position * sizeof *slot->tokens);
+    }
     memcpy(slot->blocks + entry->first_block, entry->new_blocks, (size_t)entry->n_new_blocks * sizeof *slot->blocks);
     slot->n_blocks = n_blocks;
-    memcpy(slot->tokens + entry->position, entry->tokens, (size_t)entry->n_tokens * sizeof *slot->tokens);
+    memcpy(slot->tokens + entry->position, takes_sample ? &slot->sampled : entry->tokens, (size_t)entry->n_tokens * sizeof *slot->tokens);
     slot->n_tokens = end;
     return 0;
+}
+
+void exec_slots_keep_sample(struct exec_slots *slots, const struct exec_entry *entry, int32_t token) {
+    struct exec_slot *slot = &slots->slots[entry->slot];
+    slot->sampled = token;
+    slot->sampled_index = entry->position + entry->n_tokens;
 }

@@ -11,8 +11,10 @@
 struct exec_slot {
     int32_t *blocks; /* [cap_blocks] */
     int n_blocks;
-    int32_t *tokens; /* [max_model_len]: all that has been in steps */
+    int32_t *tokens; /* [max_model_len]: all that has been in steps, or was cached */
     int n_tokens;
+    int32_t sampled; /* the latest sample and its index in the sequence; -1: none */
+    int sampled_index;
     struct exec_sampling sampling;
 };
 
@@ -26,8 +28,10 @@ void exec_slots_finish(struct exec_slots *slots);
 
 /*
  * Applies an entry. A step that does not fit what the slot holds (a gap in the positions, a block that does not exist, a table that does
- * not cover the tokens) is ERR_PEER and changes nothing.
+ * not cover the tokens, EXEC_TOKEN_SAMPLED without a sample for that place) is ERR_PEER and changes nothing.
  */
 int exec_slots_apply(struct exec_slots *slots, const struct exec_entry *entry, struct err *err);
+/* Keeps what an applied entry sampled, for a next entry that says EXEC_TOKEN_SAMPLED. */
+void exec_slots_keep_sample(struct exec_slots *slots, const struct exec_entry *entry, int32_t token);
 
 #endif

@@ -14,13 +14,15 @@
 #include "exec/sampling.h"
 
 enum { EXEC_MAX_SEQS = 1024, EXEC_MAX_STEP_TOKENS = 65536, EXEC_MAX_CONTEXT = 1 << 20 };
+enum { EXEC_TOKEN_SAMPLED = -1 }; /* the token that the slot sampled in its latest step: the driver does not know it yet */
 
 struct exec_entry {
     int32_t slot;
     bool fresh;    /* a new sequence: `sampling` is sent along */
     bool samples;  /* the next token is wanted */
     int32_t position, n_tokens;
-    const int32_t *tokens;      /* [n_tokens] */
+    const int32_t *cached;      /* when fresh: [position] the tokens before, whose keys and values are in the blocks already */
+    const int32_t *tokens;      /* [n_tokens]; a single one may be EXEC_TOKEN_SAMPLED (only with one pipeline stage) */
     int32_t first_block, n_new_blocks; /* the block table from first_block on */
     const int32_t *new_blocks;
     int32_t next_token;         /* the known token behind this chunk (for its log-probability), -1: none */

@@ -1,5 +1,5 @@
 /*
- * Continuous batching with a token budget, chunked prefill and preemption by recomputation; see sched.h.
+ * Continuous batching with a token budget, chunked prefill, a prefix cache and preemption by recomputation; see sched.h.
  * Owned by the engine thread. Must not know time, ranks or requests.
  */
 #include "sched/sched.h"
@@ -8,6 +8,9 @@
 #include <string.h>
 
 #include "sched/block_pool.h"
+
+/* Cached tokens travel with an admission, for penalties: more than these are left to the next step. */
+enum { MAX_STEP_CACHED = 1 << 20 };
 
 struct seq_list {
     struct sched_seq *first, *last;
@@ -22,7 +25,7 @@ struct sched {
     int *free_slots;         /* stack */
     int n_free_slots;
     uint64_t next_number;
-    uint64_t n_preemptions;
+    uint64_t n_preemptions, n_queried, n_hit, n_plans;
     struct sched_entry *entries; /* [max_seqs] */
 };
 
@@ -71,7 +74,7 @@ int sched_create(const struct sched_opts *opts, struct sched **ret, struct err *
     for (int i = 0; i < opts->max_seqs; i++)
         sched->free_slots[i] = opts->max_seqs - 1 - i;
     sched->n_free_slots = opts->max_seqs;
-    if (sched_blocks_create(opts->n_blocks, &sched->blocks, err) != 0)
+    if (sched_blocks_create(opts->n_blocks, opts->block_size, opts->prefix_caching, &sched->blocks, err) != 0)
         goto destroy_sched;
     *ret = sched;
     return 0;
@@ -107,8 +110,8 @@ void sched_destroy(struct sched *sched) {
 
 static int blocks_for(const struct sched *sched, int n_tokens) { return (n_tokens + sched->opts.block_size - 1) / sched->opts.block_size; }
 
-int sched_seq_add(struct sched *sched, const int32_t *prompt, int n_prompt, int max_tokens, int priority, void *owner, struct sched_seq **ret,
-                  struct err *err) {
+int sched_seq_add(struct sched *sched, const struct sched_request *request, struct sched_seq **ret, struct err *err) {
+    int n_prompt = request->n_prompt, max_tokens = request->max_tokens;
     if (n_prompt < 1 || max_tokens < n_prompt)
         return err_set(err, ERR_INVALID, "a sequence needs at least one token of prompt and room for it (prompt %d, at most %d)", n_prompt, max_tokens);
     if (max_tokens > sched->opts.max_model_len)
@@ -127,10 +130,12 @@ int sched_seq_add(struct sched *sched, const int32_t *prompt, int n_prompt, int 
         seq_release(seq);
         return err_set(err, ERR_NOMEM, "no memory for a sequence of %d tokens", max_tokens);
     }
-    memcpy(seq->tokens, prompt, (size_t)n_prompt * sizeof *prompt);
+    memcpy(seq->tokens, request->prompt, (size_t)n_prompt * sizeof *seq->tokens);
     seq->n_tokens = seq->n_prompt = n_prompt;
-    seq->priority = priority;
-    seq->owner = owner;
+    seq->priority = request->priority;
+    seq->root = request->root;
+    seq->skips_cache = request->skips_cache || !sched->opts.prefix_caching;
+    seq->owner = request->owner;
     seq->number = sched->next_number++;
     seq->slot = -1;
     waiting_insert(sched, seq);
@@ -138,20 +143,41 @@ int sched_seq_add(struct sched *sched, const int32_t *prompt, int n_prompt, int 
     return 0;
 }
 
+/* Publishes the blocks of a RUNNING sequence that are full of known tokens and computed in planned steps. */
+static void seq_publish(struct sched *sched, struct sched_seq *seq) {
+    int size = sched->opts.block_size, n_sure = seq->n_tokens < seq->n_scheduled ? seq->n_tokens : seq->n_scheduled;
+    for (; sched->opts.prefix_caching && (seq->n_published + 1) * size <= n_sure; seq->n_published++)
+        seq->last_id =
+            sched_blocks_publish(sched->blocks, seq->blocks[seq->n_published], seq->last_id, seq->tokens + seq->n_published * size);
+}
+
 void sched_seq_append(struct sched *sched, struct sched_seq *seq, int32_t token) {
-    (void)sched;
     seq->n_awaited--;
-    if (seq->state != SCHED_DONE && seq->n_tokens < seq->cap_tokens)
-        seq->tokens[seq->n_tokens++] = token;
+    if (seq->state == SCHED_DONE || seq->n_tokens == seq->cap_tokens)
+        return;
+    seq->tokens[seq->n_tokens++] = token;
+    if (seq->state == SCHED_RUNNING)
+        seq_publish(sched, seq);
+}
+
+/* Takes the blocks that the cache has for the beginning of a WAITING sequence into its table, without holding them. */
+static int seq_find_cached(const struct sched *sched, struct sched_seq *seq) {
+    int size = sched->opts.block_size, n = 0;
+    seq->last_id = seq->root;
+    for (; !seq->skips_cache && (n + 1) * size < seq->n_tokens; n++) {
+        seq->blocks[n] = sched_blocks_find(sched->blocks, seq->last_id, seq->tokens + n * size, &seq->last_id);
+        if (seq->blocks[n] < 0)
+            break;
+    }
+    return n;
 }
 
 /* Gives back the slot and all blocks of a RUNNING sequence and takes it off the list. */
 static void seq_vacate(struct sched *sched, struct sched_seq *seq) {
     list_unlink(&sched->running, seq);
-    for (int i = seq->n_blocks - 1; i >= 0; i--)
+    for (int i = seq->n_blocks - 1; i >= 0; i--) /* what comes last is of the least use to others */
         sched_blocks_give(sched->blocks, seq->blocks[i]);
-    seq->n_blocks = 0;
-    seq->n_scheduled = 0;
+    seq->n_blocks = seq->n_published = seq->n_scheduled = 0;
     sched->free_slots[sched->n_free_slots++] = seq->slot;
     seq->slot = -1;
 }
@@ -180,20 +206,16 @@ static void seq_preempt(struct sched *sched, struct sched_seq *seq) {
 }
 
 /* The sequence that gives way when blocks run out, among those that the plan does not hold yet. */
-static struct sched_seq *find_victim(const struct sched *sched, const struct sched_plan *plan) {
+static struct sched_seq *find_victim(const struct sched *sched) {
     struct sched_seq *victim = NULL;
-    for (struct sched_seq *seq = sched->running.first; seq != NULL; seq = seq->next) {
-        bool is_planned = false;
-        for (int i = 0; i < plan->n_entries && !is_planned; i++)
-            is_planned = plan->entries[i].seq == seq;
-        if (!is_planned && (victim == NULL || goes_first(sched, victim, seq)))
+    for (struct sched_seq *seq = sched->running.first; seq != NULL; seq = seq->next)
+        if (seq->planned != sched->n_plans && (victim == NULL || goes_first(sched, victim, seq)))
             victim = seq;
-    }
     return victim;
 }
 
 /* Lets the block table of seq cover n_tokens, preempting others (or seq itself: false). */
-static bool seq_cover(struct sched *sched, struct sched_seq *seq, int n_tokens, const struct sched_plan *plan) {
+static bool seq_cover(struct sched *sched, struct sched_seq *seq, int n_tokens) {
     int wanted = blocks_for(sched, n_tokens);
     while (seq->n_blocks < wanted) {
         int32_t block = sched_blocks_take(sched->blocks);
@@ -201,7 +223,7 @@ static bool seq_cover(struct sched *sched, struct sched_seq *seq, int n_tokens, 
             seq->blocks[seq->n_blocks++] = block;
             continue;
         }
-        struct sched_seq *victim = find_victim(sched, plan);
+        struct sched_seq *victim = find_victim(sched);
         seq_preempt(sched, victim); /* never NULL: seq itself is in the list and not in the plan */
         if (victim == seq)
             return false;
@@ -209,16 +231,21 @@ static bool seq_cover(struct sched *sched, struct sched_seq *seq, int n_tokens, 
     return true;
 }
 
+/* Tokens of a RUNNING sequence that a step could compute now: the known ones, or the one under way when it may run ahead. */
+static int seq_ready(const struct sched *sched, const struct sched_seq *seq) {
+    if (seq->n_awaited == 0)
+        return seq->n_tokens - seq->n_scheduled;
+    return seq->n_awaited < sched->opts.max_awaited && seq->n_tokens + seq->n_awaited < seq->cap_tokens;
+}
+
 /* Adds the next tokens of a RUNNING sequence to the plan. False when it had to give way. */
-static bool plan_add(struct sched *sched, struct sched_plan *plan, struct sched_seq *seq) {
-    int n_tokens = seq->n_tokens - seq->n_scheduled;
-    int left = sched->opts.max_step_tokens - plan->n_tokens;
-    if (n_tokens > left)
-        n_tokens = left;
-    int first_new_block = seq->n_blocks;
-    if (!seq_cover(sched, seq, seq->n_scheduled + n_tokens, plan))
+static bool plan_add(struct sched *sched, struct sched_plan *plan, struct sched_seq *seq, int first_new_block) {
+    int n_ready = seq_ready(sched, seq), left = sched->opts.max_step_tokens - plan->n_tokens;
+    int n_tokens = n_ready < left ? n_ready : left;
+    if (!seq_cover(sched, seq, seq->n_scheduled + n_tokens))
         return false;
-    bool samples = seq->n_scheduled + n_tokens == seq->n_tokens;
+    if (seq->n_scheduled >= seq->n_tokens)
+        seq->tokens[seq->n_scheduled] = SCHED_UNKNOWN;
     plan->entries[plan->n_entries++] = (struct sched_entry){
         .seq = seq,
         .slot = seq->slot,
@@ -227,12 +254,14 @@ static bool plan_add(struct sched *sched, struct sched_plan *plan, struct sched_
         .n_tokens = n_tokens,
         .first_new_block = first_new_block,
         .n_blocks = seq->n_blocks,
-        .samples = samples,
+        .samples = n_tokens == n_ready,
     };
     plan->n_tokens += n_tokens;
+    seq->planned = sched->n_plans;
     seq->fresh = false;
     seq->n_scheduled += n_tokens;
-    seq->n_awaited += samples;
+    seq->n_awaited += n_tokens == n_ready;
+    seq_publish(sched, seq);
     list_unlink(&sched->running, seq);
     list_insert(&sched->running, NULL, seq);
     return true;
@@ -247,38 +276,60 @@ static void plan_running(struct sched *sched, struct sched_plan *plan, bool deco
         next = seq->next;
         if (plan->n_entries >= most_entries || plan->n_tokens >= sched->opts.max_step_tokens)
             return;
-        int n_ready = seq->n_tokens - seq->n_scheduled;
-        if (n_ready == 0 || (n_ready == 1) != decoding)
+        int n_ready = seq_ready(sched, seq);
+        if (n_ready == 0 || (n_ready == 1) != decoding || seq->planned == sched->n_plans)
             continue;
         uint64_t preempted_before = sched->n_preemptions;
-        plan_add(sched, plan, seq);
+        plan_add(sched, plan, seq, seq->n_blocks);
         if (sched->n_preemptions != preempted_before) {
-            /* `next` may be among the preempted: start over; planned ones are not ready any more. */
+            /* `next` may be among the preempted: start over; planned ones are passed by. */
             next = sched->running.first;
             n_left = sched->running.n + 1;
         }
     }
 }
 
+/* Gives a WAITING sequence its slot and what the cache has of it. False when there is no room for all that is known of it: an
+   admission must not preempt. */
+static bool seq_admit(struct sched *sched, struct sched_seq *seq) {
+    int n_found = seq_find_cached(sched, seq), n_idle = 0;
+    for (int i = 0; i < n_found; i++)
+        n_idle += !sched_blocks_is_held(sched->blocks, seq->blocks[i]);
+    if (blocks_for(sched, seq->n_tokens) - n_found + n_idle > sched_blocks_available(sched->blocks))
+        return false;
+    for (int i = 0; i < n_found; i++)
+        sched_blocks_hold(sched->blocks, seq->blocks[i]);
+    seq->n_blocks = seq->n_published = n_found;
+    seq->n_scheduled = n_found * sched->opts.block_size;
+    if (seq->n_preemptions == 0 && !seq->skips_cache) {
+        seq->n_cached = seq->n_scheduled;
+        sched->n_queried += (uint64_t)seq->n_tokens;
+        sched->n_hit += (uint64_t)seq->n_cached;
+    }
+    list_unlink(&sched->waiting, seq);
+    list_insert(&sched->running, NULL, seq);
+    seq->state = SCHED_RUNNING;
+    seq->slot = sched->free_slots[--sched->n_free_slots];
+    seq->fresh = true;
+    return true;
+}
+
 static void plan_waiting(struct sched *sched, struct sched_plan *plan, int most_entries) {
+    int n_cached = 0;
     while (sched->waiting.first != NULL && sched->n_free_slots > 0 && plan->n_entries < most_entries &&
-           plan->n_tokens < sched->opts.max_step_tokens) {
+           plan->n_tokens < sched->opts.max_step_tokens && n_cached < MAX_STEP_CACHED) {
         struct sched_seq *seq = sched->waiting.first;
-        /* Room for all that is known of it, so that an admission does not preempt. One whose sample is still under way was
-           preempted in mid-step and waits for that token. */
-        if (seq->n_awaited > 0 || blocks_for(sched, seq->n_tokens) > sched_blocks_free(sched->blocks))
+        /* One whose sample is still under way was preempted in mid-step and waits for that token. */
+        if (seq->n_awaited > 0 || !seq_admit(sched, seq))
             return;
-        list_unlink(&sched->waiting, seq);
-        seq->state = SCHED_RUNNING;
-        seq->slot = sched->free_slots[--sched->n_free_slots];
-        seq->fresh = true;
-        list_insert(&sched->running, NULL, seq);
-        plan_add(sched, plan, seq);
+        n_cached += seq->n_scheduled;
+        plan_add(sched, plan, seq, 0);
     }
 }
 
 bool sched_plan_next(struct sched *sched, struct sched_plan *ret) {
     *ret = (struct sched_plan){.entries = sched->entries};
+    sched->n_plans++;
     /* With several stages a step must leave ready sequences for the next one, or the other stages stand idle. */
     int n_active = sched->running.n + (sched->waiting.n < sched->n_free_slots ? sched->waiting.n : sched->n_free_slots);
     int most_entries = (n_active + sched->opts.n_stages - 1) / sched->opts.n_stages;
@@ -288,7 +339,20 @@ bool sched_plan_next(struct sched *sched, struct sched_plan *ret) {
     return ret->n_entries > 0;
 }
 
+bool sched_cache_reset(struct sched *sched) {
+    if (sched->running.n > 0)
+        return false;
+    if (sched->opts.prefix_caching)
+        sched_blocks_forget(sched->blocks);
+    return true;
+}
+
 int sched_n_running(const struct sched *sched) { return sched->running.n; }
 int sched_n_waiting(const struct sched *sched) { return sched->waiting.n; }
-int sched_n_free_blocks(const struct sched *sched) { return sched_blocks_free(sched->blocks); }
+int sched_n_free_blocks(const struct sched *sched) { return sched_blocks_available(sched->blocks); }
 uint64_t sched_n_preemptions(const struct sched *sched) { return sched->n_preemptions; }
+
+void sched_cache_counts(const struct sched *sched, uint64_t *ret_queries, uint64_t *ret_hits) {
+    *ret_queries = sched->n_queried;
+    *ret_hits = sched->n_hit;
+}

@@ -78,14 +78,14 @@ int exec_driver_next(struct exec_driver *driver, int wake_fd, int timeout_ms, st
     return 1;
 }
 
-static struct engine *start(int n_blocks, int n_stages, int max_queued) {
+static struct engine *start(int n_blocks, int n_stages, int max_active) {
     struct engine *engine;
     struct err err;
     static const int32_t eos[] = {EOS};
     struct engine_opts opts = {
-        .sched = {.max_seqs = MAX_SEQS, .max_step_tokens = 32, .max_model_len = 200, .block_size = 4, .n_blocks = n_blocks, .n_stages = n_stages},
-        .max_in_flight = n_stages,
-        .max_queued = max_queued,
+        .sched = {.max_seqs = MAX_SEQS, .max_step_tokens = 32, .max_model_len = 200, .block_size = 4, .n_blocks = n_blocks, .n_stages = n_stages,
+                  .max_awaited = n_stages == 1 ? 2 : 1, .prefix_caching = true},
+        .max_active = max_active,
         .eos = eos,
         .n_eos = 1,
     };

@@ -92,8 +92,7 @@ static void launch_start(struct launch *l, const char *model, struct split split
     static const int32_t eos[] = {2047};
     struct engine_opts engine = {.driver = l->driver,
                                  .sched = {.max_seqs = 8, .max_step_tokens = 96, .max_model_len = 3500, .block_size = 16, .n_blocks = 300,
-                                           .n_stages = split.pp},
-                                 .max_in_flight = split.pp,
+                                           .n_stages = split.pp, .max_awaited = split.pp == 1 ? 2 : 1, .prefix_caching = true},
                                  .eos = eos,
                                  .n_eos = 1};
     assert_int_equal(engine_create(&engine, &l->engine, &err), 0);

@@ -1,7 +1,4 @@
-/*
- * sched: properties over a million random steps (no block leaks or is owned twice, every sequence ends exactly once, none waits for
- * ever, the budget is kept, the same input gives the same plan), and the cases that readers of sched.h would ask about.
- */
+/* sched: the cases that readers of sched.h would ask about. Properties over random steps are in test_sched_random.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,196 +7,36 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "base/hash.h"
-#include "base/rand.h"
+#include "sched/block_pool.h"
 #include "sched/sched.h"
-
-enum { MAX_LIVE = 64, MAX_FLIGHTS = 4, N_STEPS = 250000, MAX_WAIT_STEPS = 20000 };
-
-struct live {
-    struct sched_seq *seq;
-    int wanted; /* tokens in all before it ends */
-    uint64_t last_progress;
-    bool is_cancelled;
-};
-
-struct flight {
-    struct sched_seq *sampled[MAX_LIVE];
-    int n;
-};
-
-struct world {
-    struct sched_opts opts;
-    struct sched *sched;
-    struct live live[MAX_LIVE];
-    int n_live;
-    struct flight flights[MAX_FLIGHTS];
-    int n_flights;
-    uint64_t seed, draws, step;
-    uint64_t n_added, n_ended;
-    uint64_t plan_hash;
-};
-
-static uint32_t draw(struct world *w, uint32_t below) { return (uint32_t)(rand_ctr_u64(w->seed, w->draws++) % below); }
-
-static void add_random(struct world *w) {
-    int32_t prompt[256];
-    struct err err;
-    int n_prompt = 1 + (int)draw(w, draw(w, 4) == 0 ? 200 : 20);
-    int wanted = n_prompt + 1 + (int)draw(w, 40);
-    for (int i = 0; i < n_prompt; i++)
-        prompt[i] = i;
-    struct live *live = &w->live[w->n_live];
-    *live = (struct live){.wanted = wanted, .last_progress = w->step};
-    assert_int_equal(sched_seq_add(w->sched, prompt, n_prompt, wanted, (int)draw(w, 3), live, &live->seq, &err), 0);
-    w->n_live++;
-    w->n_added++;
-}
-
-static struct live *find_live(struct world *w, const struct sched_seq *seq) {
-    for (int i = 0; i < w->n_live; i++)
-        if (w->live[i].seq == seq)
-            return &w->live[i];
-    return NULL;
-}
-
-/* No block has two owners, and every block is free or owned. */
-static void check_blocks(struct world *w) {
-    uint8_t owned[4096] = {0};
-    int n_owned = 0;
-    for (int i = 0; i < w->n_live; i++) {
-        const struct sched_seq *seq = w->live[i].seq;
-        assert_true(seq->n_blocks * w->opts.block_size >= seq->n_scheduled);
-        for (int b = 0; b < seq->n_blocks; b++) {
-            assert_true(seq->blocks[b] >= 0 && seq->blocks[b] < w->opts.n_blocks);
-            assert_int_equal(owned[seq->blocks[b]], 0);
-            owned[seq->blocks[b]] = 1;
-            n_owned++;
-        }
-    }
-    assert_int_equal(n_owned + sched_n_free_blocks(w->sched), w->opts.n_blocks);
-}
-
-static void check_plan(struct world *w, const struct sched_plan *plan) {
-    uint8_t slots[MAX_LIVE] = {0};
-    int n_tokens = 0;
-    assert_true(plan->n_entries <= w->opts.max_seqs);
-    for (int i = 0; i < plan->n_entries; i++) {
-        const struct sched_entry *e = &plan->entries[i];
-        assert_true(e->slot >= 0 && e->slot < w->opts.max_seqs);
-        assert_int_equal(slots[e->slot], 0);
-        slots[e->slot] = 1;
-        assert_true(e->n_tokens > 0 && e->position + e->n_tokens <= e->seq->n_tokens);
-        assert_true(e->n_blocks * w->opts.block_size >= e->position + e->n_tokens);
-        assert_int_equal(e->samples, e->position + e->n_tokens == e->seq->n_tokens);
-        assert_true(!e->fresh || (e->position == 0 && e->first_new_block == 0));
-        n_tokens += e->n_tokens;
-        uint64_t shape[4] = {w->plan_hash, (uint64_t)e->slot, (uint64_t)e->position, (uint64_t)e->n_tokens};
-        w->plan_hash = hash_xxh64(shape, sizeof shape, 0);
-    }
-    assert_int_equal(n_tokens, plan->n_tokens);
-    assert_true(n_tokens <= w->opts.max_step_tokens);
-}
-
-static void land(struct world *w) {
-    struct flight flight = w->flights[0];
-    memmove(w->flights, w->flights + 1, (size_t)(--w->n_flights) * sizeof w->flights[0]);
-    for (int i = 0; i < flight.n; i++) {
-        struct live *live = find_live(w, flight.sampled[i]);
-        assert_non_null(live);
-        sched_seq_append(w->sched, live->seq, (int32_t)w->step);
-        live->last_progress = w->step;
-        if (live->seq->state != SCHED_DONE && live->seq->n_tokens >= live->wanted) {
-            sched_seq_end(w->sched, live->seq);
-            w->n_ended++;
-        }
-    }
-}
-
-static void reap(struct world *w) {
-    for (int i = 0; i < w->n_live; i++) {
-        if (!sched_seq_idle(w->live[i].seq)) {
-            if (w->live[i].seq->state != SCHED_DONE)
-                assert_true(w->step - w->live[i].last_progress < MAX_WAIT_STEPS);
-            continue;
-        }
-        sched_seq_free(w->sched, w->live[i].seq);
-        w->live[i--] = w->live[--w->n_live];
-    }
-}
-
-static void turn(struct world *w, bool adds) {
-    struct sched_plan plan;
-    if (adds && w->n_live < MAX_LIVE && draw(w, 3) == 0)
-        add_random(w);
-    if (draw(w, 50) == 0 && w->n_live > 0) {
-        struct live *live = &w->live[draw(w, (uint32_t)w->n_live)];
-        if (live->seq->state != SCHED_DONE) {
-            sched_seq_end(w->sched, live->seq);
-            w->n_ended++;
-        }
-    }
-    if (w->n_flights < w->opts.n_stages && sched_plan_next(w->sched, &plan)) {
-        struct flight *flight = &w->flights[w->n_flights++];
-        check_plan(w, &plan);
-        flight->n = 0;
-        for (int i = 0; i < plan.n_entries; i++)
-            if (plan.entries[i].samples)
-                flight->sampled[flight->n++] = plan.entries[i].seq;
-    } else {
-        assert_true(w->n_flights > 0 || sched_n_running(w->sched) + sched_n_waiting(w->sched) == 0);
-    }
-    if (w->n_flights > 0 && (w->n_flights == w->opts.n_stages || draw(w, 2) == 0))
-        land(w);
-    check_blocks(w);
-    reap(w);
-    w->step++;
-}
-
-static uint64_t run_world(const struct sched_opts *opts, uint64_t seed, int n_steps) {
-    struct world w = {.opts = *opts, .seed = seed};
-    struct err err;
-    assert_int_equal(sched_create(opts, &w.sched, &err), 0);
-    for (int i = 0; i < n_steps; i++)
-        turn(&w, true);
-    for (int i = 0; w.n_live > 0; i++) {
-        assert_true(i < MAX_WAIT_STEPS);
-        turn(&w, false);
-    }
-    assert_int_equal(w.n_added, w.n_ended);
-    assert_int_equal(sched_n_free_blocks(w.sched), opts->n_blocks);
-    sched_destroy(w.sched);
-    return w.plan_hash;
-}
-
-static void test_properties_over_random_steps(void **state) {
-    (void)state;
-    static const struct sched_opts worlds[] = {
-        {.max_seqs = 8, .max_step_tokens = 64, .max_model_len = 300, .block_size = 16, .n_blocks = 40, .n_stages = 1},
-        {.max_seqs = 32, .max_step_tokens = 32, .max_model_len = 300, .block_size = 4, .n_blocks = 100, .n_stages = 2},
-        {.max_seqs = 16, .max_step_tokens = 512, .max_model_len = 300, .block_size = 16, .n_blocks = 4000, .n_stages = 4},
-        {.max_seqs = 5, .max_step_tokens = 7, .max_model_len = 300, .block_size = 1, .n_blocks = 300, .n_stages = 3, .policy = SCHED_PRIORITY},
-    };
-    for (size_t i = 0; i < sizeof worlds / sizeof worlds[0]; i++)
-        run_world(&worlds[i], 1000 + i, N_STEPS);
-    assert_true(run_world(&worlds[1], 7, 5000) == run_world(&worlds[1], 7, 5000));
-}
 
 static struct sched *make(int max_seqs, int budget, int n_blocks, int n_stages) {
     struct sched *sched;
     struct err err;
-    struct sched_opts opts = {
-        .max_seqs = max_seqs, .max_step_tokens = budget, .max_model_len = 64, .block_size = 4, .n_blocks = n_blocks, .n_stages = n_stages};
+    struct sched_opts opts = {.max_seqs = max_seqs,
+                              .max_step_tokens = budget,
+                              .max_model_len = 64,
+                              .block_size = 4,
+                              .n_blocks = n_blocks,
+                              .n_stages = n_stages,
+                              .max_awaited = 1,
+                              .prefix_caching = true};
     assert_int_equal(sched_create(&opts, &sched, &err), 0);
     return sched;
 }
 
-static struct sched_seq *add(struct sched *sched, int n_prompt, int max_tokens) {
-    int32_t prompt[64] = {0};
+static struct sched_seq *add_request(struct sched *sched, struct sched_request request) {
     struct sched_seq *seq;
     struct err err;
-    assert_int_equal(sched_seq_add(sched, prompt, n_prompt, max_tokens, 0, NULL, &seq, &err), 0);
+    assert_int_equal(sched_seq_add(sched, &request, &seq, &err), 0);
     return seq;
+}
+
+/* A prompt that no other has: nothing is shared. */
+static struct sched_seq *add(struct sched *sched, int n_prompt, int max_tokens) {
+    static int32_t n_added;
+    int32_t prompt[64] = {++n_added};
+    return add_request(sched, (struct sched_request){.prompt = prompt, .n_prompt = n_prompt, .max_tokens = max_tokens});
 }
 
 static void test_prompt_goes_in_chunks_behind_decode(void **state) {
@@ -242,7 +79,7 @@ static void test_latest_gives_way_and_is_recomputed(void **state) {
     assert_true(sched_plan_next(sched, &plan));
     assert_ptr_equal(plan.entries[0].seq, b);
     assert_true(plan.entries[0].fresh);
-    assert_int_equal(plan.entries[0].n_tokens, 9);
+    assert_int_equal(plan.entries[0].position + plan.entries[0].n_tokens, 9);
     sched_seq_free(sched, a);
     sched_destroy(sched);
 }
@@ -266,18 +103,214 @@ static void test_what_can_never_fit_is_refused_with_numbers(void **state) {
     int32_t prompt[64] = {0};
     struct sched_seq *seq;
     struct err err;
-    assert_int_equal(sched_seq_add(sched, prompt, 10, 33, 0, NULL, &seq, &err), -1);
+    struct sched_request request = {.prompt = prompt, .n_prompt = 10, .max_tokens = 33};
+    assert_int_equal(sched_seq_add(sched, &request, &seq, &err), -1);
     assert_string_equal(err.msg, "prompt and output may grow to 33 tokens; the whole KV cache holds 32");
-    assert_int_equal(sched_seq_add(sched, prompt, 10, 65, 0, NULL, &seq, &err), -1);
-    assert_int_equal(sched_seq_add(sched, prompt, 0, 5, 0, NULL, &seq, &err), -1);
+    request.max_tokens = 65;
+    assert_int_equal(sched_seq_add(sched, &request, &seq, &err), -1);
+    request = (struct sched_request){.prompt = prompt, .n_prompt = 0, .max_tokens = 5};
+    assert_int_equal(sched_seq_add(sched, &request, &seq, &err), -1);
+    sched_destroy(sched);
+}
+
+static void test_runs_one_step_ahead_of_the_sample(void **state) {
+    (void)state;
+    struct sched_opts opts = {
+        .max_seqs = 4, .max_step_tokens = 64, .max_model_len = 64, .block_size = 4, .n_blocks = 16, .n_stages = 1, .max_awaited = 2};
+    struct sched *sched;
+    struct sched_plan plan;
+    struct err err;
+    assert_int_equal(sched_create(&opts, &sched, &err), 0);
+    struct sched_seq *a = add(sched, 4, 7);
+    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, &plan));
+    assert_int_equal(plan.entries[0].position, 4);
+    assert_int_equal(a->tokens[4], SCHED_UNKNOWN);
+    assert_false(sched_plan_next(sched, &plan)); /* two samples are under way */
+    sched_seq_append(sched, a, 11);
+    assert_true(sched_plan_next(sched, &plan));
+    assert_int_equal(plan.entries[0].position, 5);
+    sched_seq_append(sched, a, 12);
+    assert_false(sched_plan_next(sched, &plan)); /* the sample under way is the last that there is room for */
+    sched_seq_append(sched, a, 13);
+    assert_int_equal(a->tokens[4], 11);
+    assert_int_equal(a->tokens[6], 13);
+    struct sched_seq *b = add(sched, 4, 20);
+    sched_seq_end(sched, a);
+    assert_true(sched_seq_idle(a));
+    sched_seq_free(sched, a);
+    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, &plan));
+    sched_seq_append(sched, b, 1);
+    sched_seq_end(sched, b); /* that was a stop token: what ran ahead of it is dropped */
+    assert_false(sched_seq_idle(b));
+    sched_seq_append(sched, b, 2);
+    assert_int_equal(b->n_tokens, 5);
+    assert_true(sched_seq_idle(b));
+    assert_int_equal(sched_n_free_blocks(sched), 16);
+    sched_seq_free(sched, b);
+    sched_destroy(sched);
+}
+
+static int cached_of(struct sched *sched, struct sched_request request) {
+    struct sched_plan plan;
+    struct sched_seq *seq = add_request(sched, request);
+    assert_true(sched_plan_next(sched, &plan));
+    assert_int_equal(plan.entries[0].position, seq->n_cached);
+    int n_cached = seq->n_cached;
+    sched_seq_append(sched, seq, 1);
+    sched_seq_free(sched, seq);
+    return n_cached;
+}
+
+static void test_prefixes_are_found_again(void **state) {
+    (void)state;
+    struct sched *sched = make(4, 64, 16, 1);
+    int32_t prompt[24];
+    uint64_t queries, hits;
+    for (int i = 0; i < 24; i++)
+        prompt[i] = i;
+    struct sched_request request = {.prompt = prompt, .n_prompt = 16, .max_tokens = 30};
+    assert_int_equal(cached_of(sched, request), 0);
+    assert_int_equal(cached_of(sched, request), 12); /* one token at least is computed */
+    request.n_prompt = 24;
+    assert_int_equal(cached_of(sched, request), 16);
+    prompt[9]++;
+    assert_int_equal(cached_of(sched, request), 8);
+    prompt[0]++; /* the same blocks behind another beginning are others */
+    assert_int_equal(cached_of(sched, request), 0);
+    request.root = sched_blocks_root("a", 1);
+    assert_int_equal(cached_of(sched, request), 0);
+    assert_int_equal(cached_of(sched, request), 20);
+    request.root = sched_blocks_root("b", 1);
+    assert_int_equal(cached_of(sched, request), 0);
+    request.skips_cache = true;
+    assert_int_equal(cached_of(sched, request), 0);
+    request.skips_cache = false;
+    sched_cache_counts(sched, &queries, &hits);
+    assert_int_equal(queries, 16 + 16 + 24 * 6);
+    assert_int_equal(hits, 12 + 16 + 8 + 20);
+    assert_true(sched_cache_reset(sched));
+    assert_int_equal(cached_of(sched, request), 0);
+    sched_destroy(sched);
+}
+
+/* n continuations of one prompt, planned in one step: the first computes it, the others share its blocks. */
+static void test_continuations_share_their_prompt(void **state) {
+    (void)state;
+    struct sched *sched = make(4, 64, 16, 1);
+    struct sched_plan plan;
+    int32_t prompt[18] = {5};
+    struct sched_seq *seqs[3];
+    for (int i = 0; i < 3; i++)
+        seqs[i] = add_request(sched, (struct sched_request){.prompt = prompt, .n_prompt = 18, .max_tokens = 30});
+    assert_true(sched_plan_next(sched, &plan));
+    assert_int_equal(plan.n_entries, 3);
+    assert_int_equal(plan.n_tokens, 18 + 2 + 2);
+    assert_memory_equal(seqs[0]->blocks, seqs[2]->blocks, 4 * sizeof(int32_t));
+    assert_int_not_equal(seqs[0]->blocks[4], seqs[2]->blocks[4]);
+    assert_int_equal(sched_n_free_blocks(sched), 16 - 4 - 3);
+    sched_destroy(sched);
+}
+
+/* A preempted sequence finds what is left of its blocks; what others took is computed again. */
+static void test_preempted_finds_its_blocks(void **state) {
+    (void)state;
+    struct sched *sched = make(4, 64, 6, 1);
+    struct sched_plan plan;
+    struct sched_seq *a = add(sched, 12, 24), *b = add(sched, 12, 24);
+    assert_true(sched_plan_next(sched, &plan));
+    sched_seq_append(sched, a, 1);
+    sched_seq_append(sched, b, 1);
+    assert_true(sched_plan_next(sched, &plan)); /* a takes the last block of b */
+    assert_int_equal(plan.n_entries, 1);
+    assert_int_equal(b->state, SCHED_WAITING);
+    sched_seq_end(sched, a);
+    assert_true(sched_plan_next(sched, &plan));
+    assert_ptr_equal(plan.entries[0].seq, b);
+    assert_true(plan.entries[0].fresh);
+    assert_int_equal(plan.entries[0].position, 8);
+    assert_int_equal(plan.entries[0].n_tokens, 5);
+    assert_int_equal(b->n_cached, 0); /* of the request, nothing came from the cache */
+    sched_seq_append(sched, a, 1);
+    sched_seq_free(sched, a);
+    sched_destroy(sched);
+}
+
+static void test_least_recently_used_goes_first(void **state) {
+    (void)state;
+    struct sched_blocks *pool;
+    struct err err;
+    int32_t tokens[3][2] = {{1, 2}, {3, 4}, {5, 6}}, block[3];
+    uint64_t id;
+    assert_int_equal(sched_blocks_create(3, 2, true, &pool, &err), 0);
+    for (int i = 0; i < 3; i++) {
+        block[i] = sched_blocks_take(pool);
+        sched_blocks_publish(pool, block[i], 0, tokens[i]);
+    }
+    assert_int_equal(sched_blocks_take(pool), -1); /* what is held is never taken */
+    sched_blocks_give(pool, block[1]);
+    sched_blocks_give(pool, block[0]);
+    sched_blocks_give(pool, block[2]);
+    sched_blocks_hold(pool, sched_blocks_find(pool, 0, tokens[1], &id));
+    sched_blocks_give(pool, block[1]); /* used again: it is the newest now */
+    assert_int_equal(sched_blocks_available(pool), 3);
+    assert_int_equal(sched_blocks_take(pool), block[0]);
+    assert_int_equal(sched_blocks_find(pool, 0, tokens[0], &id), -1);
+    assert_int_equal(sched_blocks_take(pool), block[2]);
+    assert_int_equal(sched_blocks_find(pool, 0, tokens[1], &id), block[1]);
+    assert_int_equal(sched_blocks_take(pool), block[1]);
+    sched_blocks_destroy(pool);
+}
+
+static void test_priority_goes_first(void **state) {
+    (void)state;
+    struct sched_opts opts = {.max_seqs = 2,
+                              .max_step_tokens = 8,
+                              .max_model_len = 64,
+                              .block_size = 4,
+                              .n_blocks = 4,
+                              .n_stages = 1,
+                              .max_awaited = 1,
+                              .policy = SCHED_PRIORITY};
+    struct sched *sched;
+    struct sched_plan plan;
+    struct err err;
+    int32_t prompt[8] = {0};
+    assert_int_equal(sched_create(&opts, &sched, &err), 0);
+    struct sched_request request = {.prompt = prompt, .n_prompt = 4, .max_tokens = 16};
+    struct sched_seq *seqs[4];
+    static const int priorities[] = {5, 1, 1, -3};
+    for (int i = 0; i < 4; i++) {
+        request.priority = priorities[i];
+        seqs[i] = add_request(sched, request);
+    }
+    assert_true(sched_plan_next(sched, &plan));
+    assert_int_equal(plan.n_entries, 2);
+    assert_ptr_equal(plan.entries[0].seq, seqs[3]); /* lower values first, then whoever came first */
+    assert_ptr_equal(plan.entries[1].seq, seqs[1]);
+    for (int step = 0; seqs[1]->state == SCHED_RUNNING && step < 10; step++) {
+        sched_seq_append(sched, plan.entries[0].seq, 1);
+        sched_seq_append(sched, plan.entries[1].seq, 1);
+        assert_true(sched_plan_next(sched, &plan));
+    }
+    assert_int_equal(seqs[3]->state, SCHED_RUNNING); /* blocks ran out: the less urgent one gave way */
+    assert_int_equal(seqs[1]->state, SCHED_WAITING);
     sched_destroy(sched);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_properties_over_random_steps),       cmocka_unit_test(test_prompt_goes_in_chunks_behind_decode),
-        cmocka_unit_test(test_latest_gives_way_and_is_recomputed), cmocka_unit_test(test_stages_share_ready_sequences),
+        cmocka_unit_test(test_prompt_goes_in_chunks_behind_decode),
+        cmocka_unit_test(test_latest_gives_way_and_is_recomputed),
+        cmocka_unit_test(test_stages_share_ready_sequences),
         cmocka_unit_test(test_what_can_never_fit_is_refused_with_numbers),
+        cmocka_unit_test(test_runs_one_step_ahead_of_the_sample),
+        cmocka_unit_test(test_prefixes_are_found_again),
+        cmocka_unit_test(test_continuations_share_their_prompt),
+        cmocka_unit_test(test_preempted_finds_its_blocks),
+        cmocka_unit_test(test_least_recently_used_goes_first),
+        cmocka_unit_test(test_priority_goes_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
