@@ -140,7 +140,7 @@ static int fill_settings(const struct cmd_launch *l, const struct cluster_node *
     else if (o->weights_cache != NULL && absolute_path(o->weights_cache, settings.weights_cache, err) != 0)
         return -1;
     snprintf(settings.load_format, sizeof settings.load_format, "%s", o->load_format);
-    snprintf(settings.dtype, sizeof settings.dtype, "%s", o->dtype);
+    snprintf(settings.dtype, sizeof settings.dtype, "%s", dtype_word(o->dtype));
     snprintf(settings.kv_cache_dtype, sizeof settings.kv_cache_dtype, "%s", o->kv_cache_dtype);
     memcpy(settings.layers_per_stage, l->layers_per_stage, sizeof settings.layers_per_stage);
     if (n_nodes > COMM_MAX_NODES)
@@ -160,8 +160,6 @@ static int start_ranks(struct cmd_launch *l, struct err *err) {
     const struct cluster_node *nodes = cluster_nodes(l->cluster, &n_nodes);
     struct exec_worker workers[COMM_MAX_NODES];
     struct exec_driver_opts opts = {.workers = workers,
-static uint64_t count_dropped(void *cluster) { return cluster_dropped(cluster); }
-
                                     .memory_share = o->gpu_memory_utilization,
                                     .kv_cache_bytes = o->kv_cache_memory_bytes,
                                     .n_blocks = (int)o->num_gpu_blocks_override,
@@ -171,9 +169,6 @@ static uint64_t count_dropped(void *cluster) { return cluster_dropped(cluster); 
                                     .watch_ctx = l};
     if (fill_settings(l, nodes, n_nodes, &opts.settings, err) != 0)
         return -1;
-                                         /* Only ranks that hold both ends of the model can go on from their own sample. */
-                                         .max_awaited = o->pipeline_parallel_size == 1 && o->async_scheduling ? 2 : 1,
-                                         .prefix_caching = o->enable_prefix_caching,
     memcpy(opts.fingerprint, l->files.fingerprint, sizeof opts.fingerprint);
     for (int i = 0; i < n_nodes; i++) {
         workers[i] = (struct exec_worker){.fd = nodes[i].fd, .first_rank = nodes[i].first_rank, .n_ranks = nodes[i].n_ranks};
@@ -190,6 +185,8 @@ static uint64_t count_dropped(void *cluster) { return cluster_dropped(cluster); 
     return 0;
 }
 
+static uint64_t count_dropped(void *cluster) { return cluster_dropped(cluster); }
+
 static int start_engine(struct cmd_launch *l, struct err *err) {
     const struct options *o = l->options;
     struct engine_opts opts = {.driver = l->driver,
@@ -199,6 +196,9 @@ static int start_engine(struct cmd_launch *l, struct err *err) {
                                          .block_size = (int)o->block_size,
                                          .n_blocks = l->info.n_blocks,
                                          .n_stages = (int)o->pipeline_parallel_size,
+                                         /* Only ranks that hold both ends of the model can go on from their own sample. */
+                                         .max_awaited = o->pipeline_parallel_size == 1 && o->async_scheduling ? 2 : 1,
+                                         .prefix_caching = o->enable_prefix_caching,
                                          .policy = strcmp(o->scheduling_policy, "priority") == 0 ? SCHED_PRIORITY : SCHED_FCFS},
                                .max_active = (int)o->max_num_queued_reqs,
                                .eos = l->files.config.eos,

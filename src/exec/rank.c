@@ -63,9 +63,9 @@ static int rank_create(struct exec_rank *rank, struct err *err) {
                               .max_context = s->max_model_len};
     if (model_create(config, &rank->split, &opts, &rank->model, err) != 0)
         return -1;
-    rank->sampled = malloc((size_t)s->max_seqs * sizeof *rank->sampled);
     rank->seqs = malloc((size_t)s->max_seqs * sizeof *rank->seqs);
     rank->tokens = malloc((size_t)s->max_step_tokens * sizeof *rank->tokens);
+    rank->sampled = malloc((size_t)s->max_seqs * sizeof *rank->sampled);
     if (s->pp_size > 1)
         rank->hidden = malloc((size_t)s->max_step_tokens * (size_t)config->hidden * sizeof *rank->hidden);
     if (rank->seqs == NULL || rank->tokens == NULL || rank->sampled == NULL || (s->pp_size > 1 && rank->hidden == NULL))
@@ -118,24 +118,6 @@ static int wait_for_blocks(struct exec_rank *rank, struct err *err) {
         return -1;
     return exec_slots_init(&rank->slots, s->max_seqs, s->max_model_len, s->block_size, n_blocks, err);
 }
-/* Tells every rank of the only stage what was sampled, so that a next step can go on before the driver knows. */
-static int share_samples(struct exec_rank *rank, const struct exec_step *step, const struct exec_result *result, struct err *err) {
-    bool has_samples = false;
-    for (int i = 0; i < step->n_entries; i++) {
-        rank->sampled[i] = -1;
-        has_samples = has_samples || step->entries[i].samples;
-    }
-    for (int i = 0; i < result->n_tokens; i++)
-        if (!result->tokens[i].is_prompt)
-            rank->sampled[result->tokens[i].entry] = result->tokens[i].token;
-    if (has_samples && comm_broadcast(rank->group, 0, rank->sampled, (size_t)step->n_entries * sizeof *rank->sampled, err) != 0)
-        return -1;
-    for (int i = 0; i < step->n_entries; i++)
-        if (step->entries[i].samples)
-            exec_slots_keep_sample(&rank->slots, &step->entries[i], rank->sampled[i]);
-    return 0;
-}
-
 
 /* Brings the slots up to date and lays the step out for the model. Returns the rows of logits that are wanted. */
 static int prepare_step(struct exec_rank *rank, const struct exec_step *step, struct model_step *ret, struct err *err) {
@@ -160,9 +142,26 @@ static int prepare_step(struct exec_rank *rank, const struct exec_step *step, st
         n_rows += e->n_tokens - rank->seqs[i].first_logit;
         n_tokens += e->n_tokens;
     }
-    int status = s->pp_size == 1 ? share_samples(rank, step, &result, err) : 0;
     *ret = (struct model_step){.n_tokens = n_tokens, .tokens = rank->tokens, .n_seqs = step->n_entries, .seqs = rank->seqs};
     return n_rows;
+}
+
+/* Tells every rank of the only stage what was sampled, so that a next step can go on before the driver knows. */
+static int share_samples(struct exec_rank *rank, const struct exec_step *step, const struct exec_result *result, struct err *err) {
+    bool has_samples = false;
+    for (int i = 0; i < step->n_entries; i++) {
+        rank->sampled[i] = -1;
+        has_samples = has_samples || step->entries[i].samples;
+    }
+    for (int i = 0; i < result->n_tokens; i++)
+        if (!result->tokens[i].is_prompt)
+            rank->sampled[result->tokens[i].entry] = result->tokens[i].token;
+    if (has_samples && comm_broadcast(rank->group, 0, rank->sampled, (size_t)step->n_entries * sizeof *rank->sampled, err) != 0)
+        return -1;
+    for (int i = 0; i < step->n_entries; i++)
+        if (step->entries[i].samples)
+            exec_slots_keep_sample(&rank->slots, &step->entries[i], rank->sampled[i]);
+    return 0;
 }
 
 static int rank_compute(struct exec_rank *rank, const struct exec_step *step, struct err *err) {
@@ -189,6 +188,7 @@ static int rank_compute(struct exec_rank *rank, const struct exec_step *step, st
     struct exec_result result;
     if (exec_head_sample(rank->head, step, &rank->slots, logits, n_rows, &result, err) != 0)
         return -1;
+    int status = s->pp_size == 1 ? share_samples(rank, step, &result, err) : 0;
     result.compute_ns = clock_mono_ns() - start_ns;
     if (status == 0 && rank->split.tp_rank == 0)
         rank->opts.result(rank->opts.ctx, &result);
@@ -198,7 +198,6 @@ static int rank_compute(struct exec_rank *rank, const struct exec_step *step, st
 
 static int rank_run(struct exec_rank *rank, struct err *err) {
     if (rank_load(rank, err) != 0)
-    free(rank->sampled);
         return err_wrap(err, "loading");
     rank->opts.loaded(rank->opts.ctx, rank->opts.local);
     if (wait_for_blocks(rank, err) != 0)
@@ -227,6 +226,7 @@ static void *rank_main(void *arg) {
     free(rank->hidden);
     free(rank->seqs);
     free(rank->tokens);
+    free(rank->sampled);
     return NULL;
 }
 
