@@ -30,8 +30,6 @@ static int check_settings(struct cmd_launch *l, struct err *err) {
         return err_set(err, ERR_INVALID, "%d × %d ranks were asked for; at most %d are possible", tp, pp, COMM_MAX_RANKS);
     if (o->data_parallel_size > 1)
         return err_set(err, ERR_UNSUPPORTED, "--data-parallel-size %d is not supported; start one shoal per replica", (int)o->data_parallel_size);
-    if (o->quantization != NULL)
-        return err_set(err, ERR_UNSUPPORTED, "--quantization %s is not supported; serve a GGUF file that is quantised already", o->quantization);
     if (o->enable_expert_parallel && config->n_experts == 0)
         return err_set(err, ERR_INVALID, "--enable-expert-parallel needs a mixture-of-experts model; %s is dense", config->architecture);
     if (o->max_model_len > config->max_position)
@@ -141,6 +139,7 @@ static int fill_settings(const struct cmd_launch *l, const struct cluster_node *
         return -1;
     snprintf(settings.load_format, sizeof settings.load_format, "%s", o->load_format);
     snprintf(settings.dtype, sizeof settings.dtype, "%s", dtype_word(o->dtype));
+    snprintf(settings.quantization, sizeof settings.quantization, "%s", o->quantization != NULL ? o->quantization : "");
     snprintf(settings.kv_cache_dtype, sizeof settings.kv_cache_dtype, "%s", o->kv_cache_dtype);
     memcpy(settings.layers_per_stage, l->layers_per_stage, sizeof settings.layers_per_stage);
     if (n_nodes > COMM_MAX_NODES)

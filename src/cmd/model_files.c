@@ -121,7 +121,8 @@ int cmd_model_files_open(const struct options *options, struct model_files *ret,
         goto close_files;
     if (!is_dummy && weights_store_fingerprint(files.store, files.fingerprint, err) != 0)
         goto close_files;
-    if (model_config_load(files.path, files.store, options->hf_overrides, &files.config, err) != 0 || open_tokenizer(options, &files, err) != 0 ||
+    if (model_config_load(files.path, files.store, options->hf_overrides, &files.config, err) != 0 ||
+        model_config_quantize(&files.config, files.store, options->quantization, err) != 0 || open_tokenizer(options, &files, err) != 0 ||
         open_template(options, &files, err) != 0 || open_generation_defaults(options, &files, err) != 0)
         goto close_files;
     *ret = files;

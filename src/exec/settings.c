@@ -24,6 +24,7 @@ json_t *exec_settings_to_json(const struct exec_settings *s, int node) {
     if (json == NULL)
         return NULL;
     json_object_set_new(json, "weights_cache", json_string(s->weights_cache));
+    json_object_set_new(json, "quantization", json_string(s->quantization));
     json_object_set_new(json, "layers_per_stage", ints_to_json(s->layers_per_stage, s->pp_size));
     json_object_set_new(json, "node_of_rank", ints_to_json(s->node_of_rank, s->tp_size * s->pp_size));
     json_object_set_new(json, "threads_of_node", ints_to_json(s->threads_of_node, s->n_nodes));
@@ -71,6 +72,7 @@ int exec_settings_from_json(const json_t *json, struct exec_settings *ret, int *
         get_text(json, "weights_cache", s.weights_cache, sizeof s.weights_cache, err) != 0 ||
         get_text(json, "load_format", s.load_format, sizeof s.load_format, err) != 0 ||
         get_text(json, "dtype", s.dtype, sizeof s.dtype, err) != 0 ||
+        get_text(json, "quantization", s.quantization, sizeof s.quantization, err) != 0 ||
         get_text(json, "kv_cache_dtype", s.kv_cache_dtype, sizeof s.kv_cache_dtype, err) != 0 ||
         json_get_int(json, "seed", 0, INT64_MIN, INT64_MAX, &seed, err) != 0 ||
         get_int(json, "tp_size", 1, COMM_MAX_RANKS, &s.tp_size, err) != 0 || get_int(json, "pp_size", 1, COMM_MAX_RANKS, &s.pp_size, err) != 0 ||

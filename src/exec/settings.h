@@ -19,6 +19,7 @@ struct exec_settings {
     char weights_cache[PATH_MAX]; /* folder of packed shards on each node; "": none */
     char load_format[16];   /* "auto", "safetensors", "gguf", "dummy" */
     char dtype[16];         /* "auto", "float32", "bfloat16" */
+    char quantization[16];  /* --quantization, "": none */
     char kv_cache_dtype[16]; /* "auto", "float32", "bfloat16" */
     json_t *hf_overrides;   /* or NULL; owned */
     uint64_t seed;

@@ -154,7 +154,8 @@ static int boot_open(struct worker *w, struct err *err) {
         return -1;
     if (!is_dummy && weights_store_fingerprint(w->store, w->fingerprint, err) != 0)
         return -1;
-    if (model_config_load(path, w->store, s->hf_overrides, &w->config, err) != 0)
+    if (model_config_load(path, w->store, s->hf_overrides, &w->config, err) != 0 ||
+        model_config_quantize(&w->config, w->store, s->quantization, err) != 0)
         return -1;
     struct comm_world_opts opts = {.n_ranks = s->tp_size * s->pp_size,
                                    .node_of_rank = s->node_of_rank,

@@ -227,16 +227,15 @@ static int refuse_windows(const json_t *json, const struct model_config *config,
     return 0;
 }
 
-static int refuse_quantised(const json_t *json, struct err *err) {
-    const json_t *quant = json_object_get(json, "quantization_config");
-    if (quant == NULL || json_is_null(quant))
-        return 0;
-    const char *how = json_string_value(json_object_get(quant, "quant_method"));
-    if (how == NULL)
-        how = json_string_value(json_object_get(quant, "quant_algo"));
-    return err_set(err, ERR_UNSUPPORTED,
-                   "the checkpoint is quantised (\"quantization_config\": %.40s), which is not supported; use the BF16 checkpoint or a GGUF file",
-                   how != NULL ? how : "of an unnamed kind");
+/* What a quantised checkpoint keeps of its layers. */
+static int read_quant(const json_t *json, struct model_config *config, struct err *err) {
+    struct weights_quant quant;
+    if (weights_quant_parse(json, &quant, err) != 0)
+        return -1;
+    config->quant = quant.method;
+    config->layer_dtype = quant.method == WEIGHTS_QUANT_NONE ? config->dtype : weights_quant_dtype(quant.method);
+    config->weight_block = dtype_block_weights(config->layer_dtype);
+    return 0;
 }
 
 /* is_mixtral: "intermediate_size" is the experts', and the shares of the chosen ones always sum to one. */
@@ -284,7 +283,7 @@ static int read_config(const json_t *json, struct model_config *config, struct e
     const char *act;
     if (!json_is_object(json))
         return err_set(err, ERR_INVALID, "the configuration should be an object, but is a %s", json_type_name(json));
-    if (read_architecture(json, config, &known, err) != 0 || refuse_quantised(json, err) != 0 ||
+    if (read_architecture(json, config, &known, err) != 0 ||
         need_size(json, "num_hidden_layers", MAX_LAYERS, &config->n_layers, err) != 0 ||
         need_size(json, "hidden_size", MAX_SIZE, &config->hidden, err) != 0 ||
         need_size(json, "num_attention_heads", MAX_SIZE, &config->n_heads, err) != 0 ||
@@ -308,9 +307,8 @@ static int read_config(const json_t *json, struct model_config *config, struct e
     config->qk_norm = known->qk_norm;
     config->qkv_bias = known->qkv_bias;
     config->mixtral_names = known->is_mixtral;
-    config->weight_block = 1;
     if (check_sizes(config, err) != 0 || refuse_windows(json, config, err) != 0 || read_rope(json, config, err) != 0 ||
-        read_dtype(json, config, err) != 0 || read_eos(json, config, err) != 0 ||
+        read_dtype(json, config, err) != 0 || read_quant(json, config, err) != 0 || read_eos(json, config, err) != 0 ||
         refuse_unless_bool(json, "mlp_bias", false, "biases in the feed-forward layers", err) != 0 ||
         refuse_unless_bool(json, "qkv_bias", known->qkv_bias, "whether queries, keys and values have a bias", err) != 0 ||
         refuse_unless_bool(json, "use_qk_norm", known->qk_norm, "whether queries and keys are normed", err) != 0)

@@ -11,6 +11,7 @@
 
 #include "base/dtype.h"
 #include "base/err.h"
+#include "weights/quant.h"
 #include "weights/store.h"
 
 enum model_rope_scaling { MODEL_ROPE_PLAIN, MODEL_ROPE_LINEAR, MODEL_ROPE_LLAMA3, MODEL_ROPE_YARN };
@@ -35,7 +36,10 @@ struct model_config {
     bool mixtral_names;     /* tensors of the mixture are called as Mixtral calls them */
     bool tied;              /* output head = embedding */
     enum dtype dtype;       /* of the checkpoint's float weights, from "dtype"/"torch_dtype" */
-    int weight_block;       /* FFN columns that must stay on one rank: the quant block of a GGUF file, else 1 */
+    enum weights_quant_method quant; /* how the checkpoint itself is quantised (safetensors) */
+    enum dtype layer_dtype; /* of the layers' matrices, routers aside: dtype, or what a quantised checkpoint or --quantization makes of them */
+    bool quantises;         /* layer_dtype comes from --quantization: floats are encoded on load */
+    int weight_block;       /* FFN columns that must stay on one rank: the block of a quantised format, else 1 */
     int32_t eos[MODEL_MAX_EOS]; /* from config and generation_config */
     int n_eos;
 };
@@ -46,5 +50,13 @@ struct model_config {
  * not known is ERR_UNSUPPORTED and lists the known ones; sizes that contradict each other are ERR_INVALID.
  */
 int model_config_load(const char *path, const struct weights_store *store, const json_t *overrides, struct model_config *ret, struct err *err);
+
+/*
+ * --quantization, after model_config_load with the same store. NULL or "": nothing. int8 (Q8_0) and int4 (Q4_1) are for float
+ * weights: the layers' matrices are encoded on load, the output head (and a tied embedding with it) as Q8_0; norms, biases,
+ * routers and an untied embedding stay. The name of the checkpoint's own format (gptq, fp8, gguf) changes nothing. Anything
+ * else is ERR_INVALID and says what is possible.
+ */
+int model_config_quantize(struct model_config *config, const struct weights_store *store, const char *method, struct err *err);
 
 #endif

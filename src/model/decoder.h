@@ -66,7 +66,7 @@ struct model_part {
     /* Found in the store by model_parts_resolve. */
     const struct weights_tensor *source;
     int64_t source_row; /* row of the source where this tensor begins */
-    enum dtype dtype;   /* of the packed matrix: the file's, or F32 for the router */
+    enum dtype dtype;   /* of the packed matrix: see model_part_dtype */
 };
 
 /* Part of the attention of one sequence and one KV head: rows are (token, query head) pairs, token by token. */
@@ -169,6 +169,10 @@ int model_describe(const struct model_config *config, const struct model_split *
 
 /* shard.c: makes the list of parts. */
 int model_parts_list(struct model *model, struct err *err);
+/* Format of a part once packed, when it stands in the file as `source`. */
+enum dtype model_part_dtype(const struct model_config *config, const struct model_part *part, enum dtype source);
+/* Format in which a part comes when there is no store: dummy weights, plan. `floats`: of what is not quantised. */
+enum dtype model_part_source(const struct model_config *config, const struct model_part *part, enum dtype floats);
 /* Finds every part in the store and checks its shape and its cut; all before anything is read. */
 int model_parts_resolve(struct model *model, const struct weights_store *store, struct err *err);
 /* The bytes that a part takes once packed: part->dtype must be set. */

@@ -118,17 +118,17 @@ static int make_part(void *ctx, struct model_part *part, int panel_begin, int pa
     return 0;
 }
 
-/* Every matrix in `dtype`, the router in F32; all of the cuts must fall between blocks. */
+/* Every matrix in `dtype` or what quantisation makes of it, the router in F32; all of the cuts must fall between blocks. */
 static int choose_dtypes(struct model *model, enum dtype dtype, struct err *err) {
-    int block = dtype_block_weights(dtype);
     for (int i = 0; i < model->n_parts; i++) {
         struct model_part *part = &model->parts[i];
         char name[WEIGHTS_NAME_BYTES];
-        part->dtype = part->matrix == NULL || part->tensor == MODEL_ROUTER ? DTYPE_F32 : dtype;
-        if (part->dtype == dtype && (part->col_begin % block != 0 || part->n_cols % block != 0)) {
+        part->dtype = model_part_dtype(&model->config, part, model_part_source(&model->config, part, dtype));
+        int block = dtype_block_weights(part->dtype);
+        if ((part->col_begin % block != 0 || part->n_cols % block != 0)) {
             model_part_name(model, part, false, name);
             return err_set(err, ERR_INVALID, "tensor '%s' cannot be %s on this rank: its columns %d to %d are no whole blocks of %d", name,
-                           dtype_name(dtype), part->col_begin, part->col_begin + part->n_cols, block);
+                           dtype_name(part->dtype), part->col_begin, part->col_begin + part->n_cols, block);
         }
     }
     return 0;

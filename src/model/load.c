@@ -10,12 +10,15 @@ struct load {
     const struct weights_store *store;
 };
 
-/* Bytes of one row of a part as the file has it, and once more as floats when they are converted. */
+/* Bytes of one row of a part as the store has it. */
 static size_t row_bytes(const struct model_part *part) { return dtype_row_bytes(part->source->dtype, (size_t)part->n_cols); }
 
+/* Rows as read, and where the format changes rows as packed and one row of floats between them. */
 static size_t scratch_bytes(const struct model_part *part, int n_rows) {
-    size_t bytes = (row_bytes(part) * (size_t)n_rows + 63) / 64 * 64;
-    return part->dtype != part->source->dtype ? bytes + (size_t)n_rows * (size_t)part->n_cols * sizeof(float) : bytes;
+    size_t n = (size_t)n_rows, cols = (size_t)part->n_cols, bytes = (row_bytes(part) * n + 63) / 64 * 64;
+    if (part->dtype == part->source->dtype)
+        return bytes;
+    return bytes + (dtype_row_bytes(part->dtype, cols) * n + 63) / 64 * 64 + cols * sizeof(float);
 }
 
 /* Every read of a tensor goes through here: the rank's bytes are counted. */
@@ -23,7 +26,7 @@ static int read_rows(const struct load *load, const struct weights_tensor *tenso
                      struct err *err) {
     if (weights_store_read(load->store, tensor, row, n_rows, col, n_cols, to, err) != 0)
         return -1;
-    atomic_fetch_add_explicit(&load->model->bytes_read, (uint64_t)n_rows * dtype_row_bytes(tensor->dtype, (size_t)n_cols), memory_order_relaxed);
+    atomic_fetch_add_explicit(&load->model->bytes_read, weights_store_read_bytes(tensor, n_rows, n_cols), memory_order_relaxed);
     return 0;
 }
 
@@ -54,11 +57,15 @@ static int load_part(void *ctx, struct model_part *part, int panel_begin, int pa
     size_t stride_bytes = row_bytes(part);
     const uint8_t *rows = scratch;
     if (part->dtype != part->source->dtype) {
-        float *floats = (float *)(scratch + ((size_t)n_rows * stride_bytes + 63) / 64 * 64);
-        for (int r = 0; r < n_rows; r++)
-            kernels_row_to_f32(part->source->dtype, scratch + (size_t)r * stride_bytes, part->n_cols, floats + (size_t)r * (size_t)part->n_cols);
-        rows = (const uint8_t *)floats;
-        stride_bytes = (size_t)part->n_cols * sizeof(float);
+        size_t packed_bytes = dtype_row_bytes(part->dtype, (size_t)part->n_cols);
+        uint8_t *packed = scratch + ((size_t)n_rows * stride_bytes + 63) / 64 * 64;
+        float *floats = (float *)(packed + ((size_t)n_rows * packed_bytes + 63) / 64 * 64);
+        for (int r = 0; r < n_rows; r++) {
+            kernels_row_to_f32(part->source->dtype, scratch + (size_t)r * stride_bytes, part->n_cols, floats);
+            kernels_row_from_f32(part->dtype, floats, part->n_cols, packed + (size_t)r * packed_bytes);
+        }
+        rows = packed;
+        stride_bytes = packed_bytes;
     }
     for (int p = panel_begin; p < panel_end; p++) {
         int done = (p - panel_begin) * KERNELS_PANEL_ROWS, left = n_rows - done;

@@ -181,9 +181,28 @@ static int resolve_stack(const struct model *model, const struct weights_store *
     return check_shape(part, part->source, model->config.n_experts, rows, err);
 }
 
+enum dtype model_part_dtype(const struct model_config *config, const struct model_part *part, enum dtype source) {
+    if (part->matrix == NULL || part->tensor == MODEL_ROUTER)
+        return DTYPE_F32;
+    if (!config->quantises)
+        return source;
+    if (names[part->tensor].in_layer)
+        return config->layer_dtype;
+    return part->tensor == MODEL_HEAD || config->tied ? DTYPE_Q8_0 : source;
+}
+
+enum dtype model_part_source(const struct model_config *config, const struct model_part *part, enum dtype floats) {
+    bool is_layer_matrix = part->matrix != NULL && names[part->tensor].in_layer && part->tensor != MODEL_ROUTER;
+    return is_layer_matrix && config->quant != WEIGHTS_QUANT_NONE ? config->layer_dtype : floats;
+}
+
 /* A cut must fall between quant blocks. Names the sizes with which it would. */
 static int check_cut(const struct model *model, const struct model_part *part, struct err *err) {
-    int block = dtype_block_weights(part->source->dtype);
+    enum dtype format = dtype_block_weights(part->dtype) > dtype_block_weights(part->source->dtype) ? part->dtype : part->source->dtype;
+    int block = dtype_block_weights(format);
+    if (part->dtype == DTYPE_F8_E4M3 && part->row_begin % KERNELS_PANEL_ROWS != 0)
+        return err_set(err, ERR_INVALID, "tensor '%s' (%s) cannot be cut before row %d: a rank's part must begin at a multiple of %d rows",
+                       part->source->name, dtype_name(format), part->row_begin, KERNELS_PANEL_ROWS);
     if (part->col_begin % block == 0 && part->n_cols % block == 0)
         return 0;
     char sizes[160] = "none";
@@ -197,7 +216,7 @@ static int check_cut(const struct model *model, const struct model_part *part, s
             len += (size_t)snprintf(sizes + len, sizeof sizes - len, "%s%d", len == 0 ? "" : ", ", tp);
     }
     return err_set(err, ERR_INVALID, "tensor '%s' (%s, %d columns) cannot be cut into %d: a rank's part must be whole blocks of %d; possible are %s",
-                   part->source->name, dtype_name(part->source->dtype), part->cols, model->split.tp_size, block, sizes);
+                   part->source->name, dtype_name(format), part->cols, model->split.tp_size, block, sizes);
 }
 
 static int resolve(const struct model *model, const struct weights_store *store, struct model_part *part, struct err *err) {
@@ -213,7 +232,7 @@ static int resolve(const struct model *model, const struct weights_store *store,
         if (weights_store_need(store, name, &part->source, err) != 0 || check_shape(part, part->source, n_stacked, part->rows, err) != 0)
             return -1;
     }
-    part->dtype = part->matrix == NULL || part->tensor == MODEL_ROUTER ? DTYPE_F32 : part->source->dtype;
+    part->dtype = model_part_dtype(&model->config, part, part->source->dtype);
     return check_cut(model, part, err);
 }
 

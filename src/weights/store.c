@@ -459,6 +459,12 @@ int weights_store_read(const struct weights_store *store, const struct weights_t
     return result == 0 ? 0 : err_wrap(err, "tensor '%s'", tensor->name);
 }
 
+uint64_t weights_store_read_bytes(const struct weights_tensor *tensor, int64_t n_rows, int64_t n_cols) {
+    if (tensor->quantised != 0)
+        return (uint64_t)((double)tensor->len_bytes * (double)n_rows * (double)n_cols / ((double)tensor->dims[0] * (double)tensor->dims[1]));
+    return (uint64_t)n_rows * dtype_row_bytes(tensor->dtype, (size_t)n_cols);
+}
+
 static uint64_t fold(uint64_t hash, const void *bytes, size_t len_bytes) { return hash_xxh64(bytes, len_bytes, hash); }
 
 /* The header whole, then pieces of the data spread evenly, the last bytes among them. */

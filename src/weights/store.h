@@ -57,6 +57,8 @@ uint64_t weights_store_bytes(const struct weights_store *store);
  */
 int weights_store_read(const struct weights_store *store, const struct weights_tensor *tensor, int64_t row_begin, int64_t n_rows,
                        int64_t col_begin, int64_t n_cols, void *dst, struct err *err);
+/* Bytes that weights_store_read reads for so many rows and columns; of a quantised matrix its even share of len_bytes. */
+uint64_t weights_store_read_bytes(const struct weights_tensor *tensor, int64_t n_rows, int64_t n_cols);
 /* Bytes read from files so far by weights_store_read on this store, all threads together. */
 uint64_t weights_store_bytes_read(const struct weights_store *store);
 

@@ -142,10 +142,7 @@ static void test_refusals(void **state) {
     (void)state;
     refused("Qwen--Qwen3-VL-4B-Instruct", NULL, ERR_UNSUPPORTED, "Qwen3MoeForCausalLM");
     refused("Qwen--Qwen3-VL-235B-A22B-Instruct", NULL, ERR_UNSUPPORTED, "'Qwen3VLMoeForConditionalGeneration'");
-    refused("Qwen--Qwen3-235B-A22B-FP8", NULL, ERR_UNSUPPORTED, "quantization_config");
-    refused("Qwen--Qwen3-32B-FP8", NULL, ERR_UNSUPPORTED, "fp8");
-    refused("Qwen--Qwen3-32B-FP8-Static-PerTensor", NULL, ERR_UNSUPPORTED, "FP8");
-    refused("Qwen--Qwen3-30B-A3B-FP8", NULL, ERR_UNSUPPORTED, "quantised");
+    refused("Qwen--Qwen3-32B-FP8-Static-PerTensor", NULL, ERR_UNSUPPORTED, "quantised with FP8, which is not supported; gptq");
     put("hf_quant_config.json", "{\"quantization\": {\"quant_algo\": \"NVFP4\"}}");
     refused("nvidia--Qwen3-235B-A22B-NVFP4", NULL, ERR_UNSUPPORTED, "NVFP4");
     put("hf_quant_config.json", NULL);
@@ -185,6 +182,80 @@ static void test_refusals(void **state) {
     refused("Qwen--Qwen3-30B-A3B", "{\"num_experts_per_tok\": 200}", ERR_INVALID, "128 experts");
     refused("Qwen--Qwen3-30B-A3B", "{\"shared_expert_intermediate_size\": 64}", ERR_UNSUPPORTED, "shared expert");
     refused("Qwen--Qwen3-30B-A3B", "{\"num_experts\": null}", ERR_INVALID, "num_experts");
+}
+
+/* A configuration of Qwen3-8B with this "quantization_config". */
+static struct model_config quantised(const char *quantization_config) {
+    char overrides[256];
+    snprintf(overrides, sizeof overrides, "{\"quantization_config\": {%s}}", quantization_config);
+    return must_load("Qwen--Qwen3-8B", overrides);
+}
+
+static void test_quantised_checkpoints(void **state) {
+    (void)state;
+    static const char *const fp8[] = {"Qwen--Qwen3-235B-A22B-FP8", "Qwen--Qwen3-32B-FP8", "Qwen--Qwen3-30B-A3B-FP8"};
+    for (int i = 0; i < 3; i++) {
+        struct model_config c = must_load(fp8[i], NULL);
+        assert_int_equal(c.quant, WEIGHTS_QUANT_FP8);
+        assert_int_equal(c.dtype, DTYPE_BF16);
+        assert_int_equal(c.layer_dtype, DTYPE_F8_E4M3);
+        assert_int_equal(c.weight_block, 32);
+        assert_false(c.quantises);
+    }
+    struct model_config c = quantised("\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 128, \"desc_act\": false, \"sym\": true");
+    assert_int_equal(c.quant, WEIGHTS_QUANT_GPTQ);
+    assert_int_equal(c.layer_dtype, DTYPE_Q4_1);
+    c = must_load("Qwen--Qwen3-8B", NULL);
+    assert_int_equal(c.layer_dtype, DTYPE_BF16);
+    assert_int_equal(c.weight_block, 1);
+    static const char *const refusals[][2] = {
+        {"\"quant_method\": \"awq\", \"bits\": 4", "awq"},
+        {"\"quant_method\": \"compressed-tensors\"", "quantised with compressed-tensors"},
+        {"\"bits\": 4", "an unnamed method"},
+        {"\"quant_method\": \"gptq\", \"bits\": 8, \"group_size\": 128", "\"bits\": 8"},
+        {"\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": -1", "\"group_size\": -1"},
+        {"\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 128, \"desc_act\": true", "\"desc_act\": true"},
+        {"\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 128, \"checkpoint_format\": \"marlin\"", "marlin"},
+        {"\"quant_method\": \"fp8\", \"activation_scheme\": \"dynamic\"", "one scale per tensor"},
+        {"\"quant_method\": \"fp8\", \"activation_scheme\": \"static\"", "static"},
+        {"\"quant_method\": \"fp8\", \"fmt\": \"e5m2\"", "e5m2"},
+        {"\"quant_method\": \"fp8\", \"weight_block_size\": [128, 48]", "multiples of [16, 32]"},
+        {"\"quant_method\": \"fp8\", \"weight_block_size\": 128", "multiples of [16, 32]"},
+    };
+    for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; i++) {
+        char overrides[256];
+        snprintf(overrides, sizeof overrides, "{\"quantization_config\": {%s}}", refusals[i][0]);
+        refused("Qwen--Qwen3-8B", overrides, ERR_UNSUPPORTED, refusals[i][1]);
+    }
+}
+
+static void test_quantization_option(void **state) {
+    (void)state;
+    struct err err;
+    struct model_config c = must_load("Qwen--Qwen3-8B", NULL);
+    assert_int_equal(model_config_quantize(&c, NULL, NULL, &err), 0);
+    assert_int_equal(model_config_quantize(&c, NULL, "", &err), 0);
+    assert_false(c.quantises);
+    static const char *const wrong[] = {"int5", "gptq", "fp8", "gguf", "awq"};
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(model_config_quantize(&c, NULL, wrong[i], &err), -1);
+        assert_int_equal(err.code, ERR_INVALID);
+        assert_non_null(strstr(err.msg, "the model is made of floats; possible are int8, int4"));
+    }
+    assert_int_equal(model_config_quantize(&c, NULL, "int8", &err), 0);
+    assert_true(c.quantises && c.layer_dtype == DTYPE_Q8_0 && c.weight_block == 32);
+    c = must_load("Qwen--Qwen3-8B", NULL);
+    assert_int_equal(model_config_quantize(&c, NULL, "int4", &err), 0);
+    assert_true(c.quantises && c.layer_dtype == DTYPE_Q4_1);
+    c = must_load("Qwen--Qwen3-32B-FP8", NULL);
+    assert_int_equal(model_config_quantize(&c, NULL, "fp8", &err), 0);
+    assert_false(c.quantises);
+    assert_int_equal(model_config_quantize(&c, NULL, "int4", &err), -1);
+    assert_non_null(strstr(err.msg, "quantised already (fp8); possible are fp8"));
+    c = quantised("\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 128");
+    assert_int_equal(model_config_quantize(&c, NULL, "gptq_marlin", &err), 0);
+    assert_int_equal(model_config_quantize(&c, NULL, "gptq", &err), 0);
+    assert_int_equal(model_config_quantize(&c, NULL, "fp8", &err), -1);
 }
 
 static void test_a_folder_without_configuration(void **state) {
@@ -347,6 +418,8 @@ int main(void) {
         cmocka_unit_test(test_real_configurations),
         cmocka_unit_test(test_overrides_and_defaults),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_quantised_checkpoints),
+        cmocka_unit_test(test_quantization_option),
         cmocka_unit_test(test_a_folder_without_configuration),
         cmocka_unit_test(test_splits_of_real_models),
         cmocka_unit_test(test_stages),
