@@ -1,0 +1,58 @@
+/* Sizes of a shard that does not exist yet; see sizes.h. Allocates the list of parts for a moment, no weights. */
+#include "model/sizes.h"
+
+#include "model/decoder.h"
+
+/* Format in which a part stands in the store, or would without one. */
+static enum dtype source_dtype(const struct model *model, const struct model_part *part, const struct weights_store *store, enum dtype floats) {
+    char name[WEIGHTS_NAME_BYTES];
+    const struct weights_tensor *tensor = NULL;
+    if (store != NULL) {
+        model_part_name(model, part, weights_store_gguf(store) != NULL, name);
+        tensor = weights_store_find(store, name);
+    }
+    return tensor != NULL ? tensor->dtype : model_part_source(&model->config, part, floats);
+}
+
+/* 0 for a part that cannot be cut so: loading will say why. */
+static uint64_t packed_bytes(const struct model *model, const struct model_part *part, enum dtype source) {
+    struct model_part packed = *part;
+    packed.dtype = model_part_dtype(&model->config, part, source);
+    return part->n_cols % dtype_block_weights(packed.dtype) == 0 ? model_part_bytes(&packed) : 0;
+}
+
+static bool is_expert(const struct model_part *part) { return part->expert >= 0; }
+
+static bool is_looked_up(const struct model *model, const struct model_part *part) {
+    return part->matrix == &model->embedding && !(model->config.tied && model->split.has_head);
+}
+
+uint64_t model_weights_bytes(const struct model *model, const struct weights_store *store) {
+    uint64_t total = 0;
+    if (model->weights != NULL)
+        return model->weights_bytes;
+    for (int i = 0; i < model->n_parts; i++)
+        total += packed_bytes(model, &model->parts[i], source_dtype(model, &model->parts[i], store, model->config.dtype));
+    return total;
+}
+
+int model_sizes_compute(const struct model_config *config, const struct model_split *split, const struct model_opts *opts, int n_threads,
+                        const struct weights_store *store, enum dtype floats, struct model_sizes *ret, struct err *err) {
+    struct model *model;
+    if (model_describe(config, split, opts, n_threads, &model, err) != 0)
+        return -1;
+    struct model_sizes sizes = {.kv_block_bytes = model_kv_block_bytes(model), .buffers_bytes = model_buffers_bytes(model)};
+    for (int i = 0; i < model->n_parts; i++) {
+        const struct model_part *part = &model->parts[i];
+        enum dtype source = source_dtype(model, part, store, floats);
+        uint64_t n = (uint64_t)part->n_rows * (uint64_t)part->n_cols, bytes = packed_bytes(model, part, source);
+        sizes.n_params += n;
+        sizes.plain_bytes += n * (uint64_t)dtype_block_bytes(source) / (uint64_t)dtype_block_weights(source);
+        sizes.weights_bytes += bytes;
+        sizes.experts_bytes += is_expert(part) ? bytes : 0;
+        sizes.lookup_bytes += is_looked_up(model, part) ? bytes : 0;
+    }
+    model_destroy(model);
+    *ret = sizes;
+    return 0;
+}
