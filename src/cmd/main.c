@@ -25,6 +25,7 @@ static const struct {
     {"serve", cmd_serve},
     {"worker", cmd_worker},
     {"node", cmd_node},
+    {"bench", cmd_bench},
 };
 
 int main(int argc, char **argv) {

@@ -359,6 +359,7 @@ finish_options:
 void options_finish(struct options *options) {
     json_decref(options->hf_overrides);
     json_decref(options->override_generation_config);
+    json_decref(options->bench.extra_body);
     json_decref(options->kept);
     options->hf_overrides = options->override_generation_config = options->kept = NULL;
 }

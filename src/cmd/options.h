@@ -21,7 +21,17 @@ struct options_list {
 };
 
 /* Fields are named after the flags; strings point into argv or into what `kept` holds. */
-enum options_command { OPTIONS_SERVE, OPTIONS_WORKER, OPTIONS_NODE_START, OPTIONS_NODE_STATUS, OPTIONS_NODE_STOP, OPTIONS_BENCH_SERVE, OPTIONS_BENCH_LATENCY, OPTIONS_BENCH_THROUGHPUT, OPTIONS_COMMAND_COUNT };
+enum options_command {
+    OPTIONS_SERVE,
+    OPTIONS_WORKER,
+    OPTIONS_NODE_START,
+    OPTIONS_NODE_STATUS,
+    OPTIONS_NODE_STOP,
+    OPTIONS_BENCH_SERVE,
+    OPTIONS_BENCH_LATENCY,
+    OPTIONS_BENCH_THROUGHPUT,
+    OPTIONS_COMMAND_COUNT
+};
 
 struct options {
     enum options_command command;
@@ -70,8 +80,8 @@ struct options {
         json_t *extra_body;
         int64_t port, num_prompts, random_prefix_len, random_vocab, custom_output_len, max_concurrency, num_warmups;
         int64_t ready_check_timeout_s, request_timeout_s, input_len, output_len, batch_size, num_iters, num_iters_warmup, n, top_k;
-        double random_range_ratio, burstiness, temperature, top_p, min_p; /* sampling: negative (top_k: too) where nothing is asked */
-        bool ignore_eos, save_result, save_detailed, disable_tqdm, disable_shuffle, no_oversample, accepted;
+        double random_range_ratio, burstiness, temperature, top_p, min_p; /* sampling: negative where nothing is asked */
+        bool ignore_eos, save_result, save_detailed, disable_tqdm, disable_shuffle, no_oversample;
     } bench;
     json_t *kept; /* list of texts that came from a file or were taken apart */
 };

@@ -20,6 +20,14 @@ static int check_serve(const struct options *options, struct err *err) {
     return 0;
 }
 
+static int check_bench_offline(const struct options *options, struct err *err) {
+    if (options->model == NULL)
+        return err_set(err, ERR_INVALID, "which model? usage: %s", options_commands[options->command].usage);
+    return options->node_rank > 0 || options->headless
+               ? err_set(err, ERR_INVALID, "only machine 0 measures; the others run 'shoal serve --headless'")
+               : 0;
+}
+
 static int check_node_start(const struct options *options, struct err *err) {
     if (options->node.head == (options->node.address != NULL))
         return err_set(err, ERR_INVALID, "either --head, on one node, or --address HEAD:6379, on all others");
@@ -43,4 +51,17 @@ const struct options_command_def options_commands[OPTIONS_COMMAND_COUNT] = {
                              {&options_section_node_status, &options_section_node_log}, NULL},
     [OPTIONS_NODE_STOP] = {"node stop", "shoal node stop [options]", "Ends Ray on this node, and on no other.", false, false,
                            {&options_section_node_stop, &options_section_node_log}, NULL},
+    [OPTIONS_BENCH_SERVE] = {"bench serve", "shoal bench serve [--model NAME] [--base-url URL] [options]",
+                             "Puts load on an OpenAI server and prints its throughput and latencies. $OPENAI_API_KEY is its key.", true, false,
+                             {&options_section_bench_server, &options_section_bench_prompts, &options_section_bench_results}, NULL},
+    [OPTIONS_BENCH_LATENCY] = {"bench latency", "shoal bench latency MODEL [options]", "Measures how long one batch of requests takes, without a server.",
+                               true, true,
+                               {&options_section_bench_latency, &options_section_model, &options_section_scheduler, &options_section_parallel,
+                                &options_section_compute},
+                               check_bench_offline},
+    [OPTIONS_BENCH_THROUGHPUT] = {"bench throughput", "shoal bench throughput MODEL [options]",
+                                  "Measures how many requests and tokens per second are possible, without a server.", true, true,
+                                  {&options_section_bench_throughput, &options_section_model, &options_section_scheduler, &options_section_parallel,
+                                   &options_section_compute},
+                                  check_bench_offline},
 };

@@ -4,13 +4,14 @@
  */
 #include "http/client.h"
 
-#include <curl/curl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+
+#include "http/client_parts.h"
 
 enum { CONNECT_TIMEOUT_MS = 10000, STALL_TIMEOUT_S = 60, MAX_REDIRECTS = 10, NO_PROXY_BYTES = 4096 };
 
@@ -28,17 +29,9 @@ int http_client_setup(struct err *err) {
     return g_setup_code == CURLE_OK ? 0 : err_set(err, ERR_INTERNAL, "libcurl cannot start: %s", curl_easy_strerror(g_setup_code));
 }
 
-/* One call under way, as the callbacks see it. */
-struct transfer {
-    const struct http_call *call;
-    struct http_answer *answer;
-    CURL *curl;
-    bool sink_stopped;
-};
-
 /* A status line begins a new response (after a redirect or a 100): only the last one's headers are kept. */
 static size_t on_header(char *line, size_t one, size_t len_bytes, void *ctx) {
-    struct transfer *transfer = ctx;
+    struct http_transfer *transfer = ctx;
     (void)one;
     if (len_bytes >= 5 && memcmp(line, "HTTP/", 5) == 0) {
         long status = 0;
@@ -50,7 +43,7 @@ static size_t on_header(char *line, size_t one, size_t len_bytes, void *ctx) {
 }
 
 static size_t on_body(char *bytes, size_t one, size_t len_bytes, void *ctx) {
-    struct transfer *transfer = ctx;
+    struct http_transfer *transfer = ctx;
     (void)one;
     long status = 0;
     curl_easy_getinfo(transfer->curl, CURLINFO_RESPONSE_CODE, &status);
@@ -164,11 +157,10 @@ static void set_options(CURL *curl, const struct http_call *call) {
     set_method(curl, call);
 }
 
-static int explain(const struct transfer *transfer, CURLcode code, const char *detail, struct err *err) {
+static int explain(const struct http_transfer *transfer, CURLcode code, struct err *err) {
     char what[600];
     describe(transfer->call, what, sizeof what);
-    if (*detail == '\0')
-        detail = curl_easy_strerror(code);
+    const char *detail = transfer->detail[0] != '\0' ? transfer->detail : curl_easy_strerror(code);
     if (transfer->sink_stopped)
         return err_set(err, ERR_CANCELLED, "%s: stopped by the receiver", what);
     if (transfer->answer->body.failed)
@@ -193,43 +185,50 @@ static int explain(const struct transfer *transfer, CURLcode code, const char *d
     }
 }
 
-int http_client_call(const struct http_call *call, struct http_answer *ret, struct err *err) {
-    char detail[CURL_ERROR_SIZE] = "";
-    struct curl_slist *headers = NULL;
-    int result = -1;
+int http_transfer_init(const struct http_call *call, struct http_answer *answer, struct http_transfer *ret, struct err *err) {
     if (http_client_setup(err) != 0)
         return -1;
     CURL *curl = curl_easy_init();
     if (curl == NULL)
         return err_set(err, ERR_NOMEM, "no memory for an HTTP call");
-    if (make_headers(call, &headers, err) != 0)
-        goto free_curl;
-
-    struct transfer transfer = {.call = call, .answer = ret, .curl = curl};
-    ret->status = 0;
-    buf_clear(&ret->body);
-    buf_clear(&ret->headers);
-    set_options(curl, call);
-    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
-    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, detail);
-    curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
-    curl_easy_setopt(curl, CURLOPT_HEADERDATA, &transfer);
-    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body);
-    curl_easy_setopt(curl, CURLOPT_WRITEDATA, &transfer);
-
-    CURLcode code = curl_easy_perform(curl);
-    if (code != CURLE_OK) {
-        explain(&transfer, code, detail, err);
-        goto free_headers;
+    *ret = (struct http_transfer){.call = call, .answer = answer, .curl = curl};
+    if (make_headers(call, &ret->headers, err) != 0) {
+        curl_easy_cleanup(curl);
+        return -1;
     }
+    answer->status = 0;
+    buf_clear(&answer->body);
+    buf_clear(&answer->headers);
+    set_options(curl, call);
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, ret->headers);
+    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, ret->detail);
+    curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(curl, CURLOPT_HEADERDATA, ret);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, ret);
+    return 0;
+}
+
+int http_transfer_result(struct http_transfer *transfer, CURLcode code, struct err *err) {
     long status = 0;
-    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-    ret->status = (int)status;
-    result = 0;
-free_headers:
-    curl_slist_free_all(headers);
-free_curl:
-    curl_easy_cleanup(curl);
+    if (code != CURLE_OK)
+        return explain(transfer, code, err);
+    curl_easy_getinfo(transfer->curl, CURLINFO_RESPONSE_CODE, &status);
+    transfer->answer->status = (int)status;
+    return 0;
+}
+
+void http_transfer_finish(struct http_transfer *transfer) {
+    curl_slist_free_all(transfer->headers);
+    curl_easy_cleanup(transfer->curl);
+}
+
+int http_client_call(const struct http_call *call, struct http_answer *ret, struct err *err) {
+    struct http_transfer transfer;
+    if (http_transfer_init(call, ret, &transfer, err) != 0)
+        return -1;
+    int result = http_transfer_result(&transfer, curl_easy_perform(transfer.curl), err);
+    http_transfer_finish(&transfer);
     return result;
 }
 
