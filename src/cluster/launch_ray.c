@@ -55,6 +55,20 @@ static void mark_own(struct cluster_offer *offers, int n) {
 
 static void nap_ms(int ms) { nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000}, NULL); }
 
+/* What a cluster without a CPU for each rank can do. */
+static int share_cpus(struct cluster_want *want, const struct cluster_offer *offers, int n_offers, struct cluster_share *shares, int *ret_n,
+                      struct err *err) {
+    int n_cpus = 0;
+    want->may_share_cpus = true;
+    if (cluster_topology_plan(want, offers, n_offers, shares, ret_n, err) != 0)
+        return -1;
+    for (int i = 0; i < *ret_n; i++)
+        n_cpus += shares[i].n_cpus;
+    log_warning("The cluster has %d CPUs for %d ranks: ranks share CPUs and wait for each other, which is slow; fewer ranks would be faster",
+                n_cpus, want->tp_size * want->pp_size);
+    return 0;
+}
+
 /* Asks Ray and plans; again for a while when CPUs that are in use would do. offers: room for CLUSTER_MAX_OFFERS. */
 static int find_room(struct cluster *cluster, struct cluster_offer *offers, int *ret_n_offers, struct cluster_share *shares, int *ret_n,
                      struct err *err) {
@@ -71,7 +85,9 @@ static int find_room(struct cluster *cluster, struct cluster_offer *offers, int 
         mark_own(offers, *ret_n_offers);
         if (cluster_topology_plan(&want, offers, *ret_n_offers, shares, ret_n, err) == 0)
             return 0;
-        if (!cluster_topology_fits_empty(&want, offers, *ret_n_offers) || clock_left_ms(deadline_ms) == 0)
+        if (!cluster_topology_fits_empty(&want, offers, *ret_n_offers))
+            return share_cpus(&want, offers, *ret_n_offers, shares, ret_n, err);
+        if (clock_left_ms(deadline_ms) == 0)
             return -1;
         if (!said)
             log_info("Waiting up to %d s for CPUs that Ray counts as used", USAGE_LAG_MS / 1000);
@@ -91,7 +107,7 @@ static void fill_node(struct cluster *cluster, int index, const struct cluster_o
     snprintf(node->name, sizeof node->name, "%.*s", SHORT_ID_BYTES, offer->id);
     snprintf(job->node_id, sizeof job->node_id, "%s", offer->id);
     snprintf(job->id, sizeof job->id, "shoal-%s-%d", cluster->id, index);
-    job->n_cpus = share->n_ranks * share->n_threads;
+    job->n_cpus = share->n_cpus;
     log_info("Node %d: %s%s, ranks %d to %d, %d of %g CPUs (%g in use)", index, offer->host, offer->is_own ? " (this host)" : "",
              share->first_rank, share->first_rank + share->n_ranks - 1, job->n_cpus, offer->cpus_total, offer->cpus_used);
 }

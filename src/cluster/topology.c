@@ -35,14 +35,15 @@ static int order_by_room(const void *a, const void *b) {
     return x->n_room != y->n_room ? (x->n_room > y->n_room ? -1 : 1) : order(a, b);
 }
 
-static void plan_init(struct plan *plan, const struct cluster_want *want, const struct cluster_offer *offers, int n_offers, bool as_empty) {
+static void plan_init(struct plan *plan, const struct cluster_want *want, const struct cluster_offer *offers, int n_offers, bool as_empty,
+                      int ranks_per_cpu) {
     int per_rank = want->threads_per_rank > 0 ? want->threads_per_rank : 1;
     *plan = (struct plan){.want = want};
     for (int i = 0; i < n_offers && plan->n < CLUSTER_MAX_OFFERS; i++) {
         double left = offers[i].cpus_total - (as_empty ? 0 : offers[i].cpus_used) + 1e-6; /* Ray counts in ten-thousandths */
         int n_free = left < 0 ? 0 : (int)left;
         plan->candidates[plan->n++] =
-            (struct candidate){.offer = i, .is_own = offers[i].is_own, .n_free = n_free, .n_room = n_free / per_rank};
+            (struct candidate){.offer = i, .is_own = offers[i].is_own, .n_free = n_free, .n_room = n_free / per_rank * ranks_per_cpu};
     }
     qsort(plan->candidates, (size_t)plan->n, sizeof plan->candidates[0], order);
 }
@@ -136,7 +137,7 @@ static int choose(struct plan *plan, int *ret_nodes) {
 bool cluster_topology_fits_empty(const struct cluster_want *want, const struct cluster_offer *offers, int n_offers) {
     struct plan plan;
     int n_nodes;
-    plan_init(&plan, want, offers, n_offers, true);
+    plan_init(&plan, want, offers, n_offers, true, 1);
     return choose(&plan, &n_nodes) > 0;
 }
 
@@ -164,14 +165,18 @@ int cluster_topology_plan(const struct cluster_want *want, const struct cluster_
     if (want->n_nodes > want->tp_size * want->pp_size)
         return err_set(err, ERR_INVALID, "--nnodes %d is more than the %d ranks (tensor parallel %d, pipeline parallel %d)", want->n_nodes,
                        want->tp_size * want->pp_size, want->tp_size, want->pp_size);
-    plan_init(&plan, want, offers, n_offers, false);
-    int unit_ranks = choose(&plan, &n_nodes);
+    int unit_ranks = 0, most_per_cpu = want->may_share_cpus && want->threads_per_rank == 0 ? want->tp_size * want->pp_size : 1;
+    for (int per_cpu = 1; per_cpu <= most_per_cpu && unit_ranks == 0; per_cpu++) {
+        plan_init(&plan, want, offers, n_offers, false, per_cpu);
+        unit_ranks = choose(&plan, &n_nodes);
+    }
     if (unit_ranks == 0)
         return too_small(want, offers, n_offers, err);
     for (int i = 0; i < n_nodes; i++) {
         const struct candidate *c = &plan.candidates[i];
         ret[i] = (struct cluster_share){.offer = c->offer, .first_rank = first_rank, .n_ranks = c->n_units * unit_ranks};
-        ret[i].n_threads = want->threads_per_rank > 0 ? want->threads_per_rank : c->n_free / ret[i].n_ranks;
+        ret[i].n_threads = want->threads_per_rank > 0 ? want->threads_per_rank : c->n_free > ret[i].n_ranks ? c->n_free / ret[i].n_ranks : 1;
+        ret[i].n_cpus = ret[i].n_ranks * ret[i].n_threads < c->n_free ? ret[i].n_ranks * ret[i].n_threads : c->n_free;
         first_rank += ret[i].n_ranks;
     }
     *ret_n = n_nodes;

@@ -7,6 +7,9 @@
  *   2. several whole stages on a node, spread evenly;
  *   3. stages cut over nodes, on as few nodes as possible, spread evenly.
  * A given n_nodes fixes how many nodes are used, and then whole stages are preferred in the same way.
+ *
+ * A cluster that has fewer CPUs than there are ranks can still take them when ranks may share CPUs: each CPU then counts as
+ * two, three, … until they fit, so that the ranks are spread as before and no node is fuller than it must be.
  */
 #ifndef CLUSTER_TOPOLOGY_H
 #define CLUSTER_TOPOLOGY_H
@@ -30,13 +33,15 @@ struct cluster_want {
     int tp_size, pp_size;
     int n_nodes;          /* 0: as many as the split wants */
     int threads_per_rank; /* CPUs for each rank; 0: at least 1, and then all that are free, shared evenly */
+    bool may_share_cpus;  /* without threads_per_rank: several ranks on a CPU where there are too few */
 };
 
 /* Ranks on one chosen offer, in rank order. */
 struct cluster_share {
     int offer; /* index into offers */
     int first_rank, n_ranks;
-    int n_threads; /* CPUs reserved for each of them */
+    int n_threads; /* of each of them */
+    int n_cpus;    /* reserved for all of them: n_ranks · n_threads, fewer where ranks share CPUs */
 };
 
 /*

@@ -221,9 +221,14 @@ def test_token():
 
 
 def test_no_room():
-    dashboard = Dashboard(cpus=(2, 1))
-    output = fails(dashboard, "no room for 4 ranks", "127.0.0.1 (head) (this host): 2 CPUs, 0 used, 2 free", "127.0.0.2", within_s=3)
+    dashboard = Dashboard(cpus=(0, 0))
+    output = fails(dashboard, "no room for 4 ranks", "127.0.0.1 (head) (this host): 0 CPUs, 0 used, 0 free", "127.0.0.2", within_s=3)
     assert not dashboard.submitted, output
+    dashboard = Dashboard(cpus=(1, 2))
+    probe, output = runs(dashboard)
+    assert [o["entrypoint_num_cpus"] for o in dashboard.submitted] == [1, 2], dashboard.submitted
+    assert "has 3 CPUs for 4 ranks" in output, output
+    ends(probe, dashboard)
     dashboard = Dashboard()
     dashboard.used = [2, 0]
     fails(dashboard, "Waiting up to 8 s for CPUs", "2 CPUs, 2 used, 0 free")

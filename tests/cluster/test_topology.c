@@ -24,20 +24,23 @@ static int make_offers(struct cluster_offer *offers, int n, const int *free) {
     return n;
 }
 
-/* "offer:first+n*threads …" */
-static const char *plan_text(int tp, int pp, int n_nodes, int threads, int n, const int *free, char ret[512]) {
+/* "offer:first+n*threads …", with "/CPUs" where ranks share them. */
+static const char *plan_text(int tp, int pp, int n_nodes, int threads, bool may_share, int n, const int *free, char ret[512]) {
     struct cluster_offer offers[MAX];
     struct cluster_share shares[CLUSTER_MAX_NODES];
     struct err err;
     int n_shares;
     make_offers(offers, n, free);
-    struct cluster_want want = {.tp_size = tp, .pp_size = pp, .n_nodes = n_nodes, .threads_per_rank = threads};
+    struct cluster_want want = {.tp_size = tp, .pp_size = pp, .n_nodes = n_nodes, .threads_per_rank = threads, .may_share_cpus = may_share};
     if (cluster_topology_plan(&want, offers, n, shares, &n_shares, &err) != 0)
         return "no";
     size_t used = 0;
-    for (int i = 0; i < n_shares; i++)
+    for (int i = 0; i < n_shares; i++) {
         used += (size_t)snprintf(ret + used, 512 - used, "%s%d:%d+%d*%d", i > 0 ? " " : "", shares[i].offer, shares[i].first_rank,
                                  shares[i].n_ranks, shares[i].n_threads);
+        if (shares[i].n_cpus != shares[i].n_ranks * shares[i].n_threads)
+            used += (size_t)snprintf(ret + used, 512 - used, "/%d", shares[i].n_cpus);
+    }
     return ret;
 }
 
@@ -45,8 +48,46 @@ static const char *plan_text(int tp, int pp, int n_nodes, int threads, int n, co
     do {                                                                                                                                   \
         int free_cpus[] = {__VA_ARGS__};                                                                                                   \
         char plan[512];                                                                                                                    \
-        assert_string_equal(plan_text(tp, pp, n_nodes, threads, sizeof free_cpus / sizeof free_cpus[0], free_cpus, plan), text);           \
+        assert_string_equal(plan_text(tp, pp, n_nodes, threads, false, sizeof free_cpus / sizeof free_cpus[0], free_cpus, plan), text);           \
     } while (0)
+
+#define assert_shared(tp, pp, n_nodes, threads, text, ...)                                                                                 \
+    do {                                                                                                                                   \
+        int free_cpus[] = {__VA_ARGS__};                                                                                                   \
+        char plan[512];                                                                                                                    \
+        assert_string_equal(plan_text(tp, pp, n_nodes, threads, true, sizeof free_cpus / sizeof free_cpus[0], free_cpus, plan), text);     \
+    } while (0)
+
+/* The two commands of the guide over two nodes: 16 ranks each. */
+static void test_sixteen_ranks(void **state) {
+    (void)state;
+    assert_plan(8, 2, 0, 0, "0:0+8*1 1:8+8*1", 8, 8);
+    assert_plan(16, 1, 0, 0, "0:0+8*1 1:8+8*1", 8, 8);
+    assert_plan(8, 2, 2, 0, "0:0+8*1 1:8+8*1", 8, 8);
+    assert_plan(16, 1, 2, 0, "0:0+8*1 1:8+8*1", 8, 8);
+    /* A node that has room for the stage takes it whole; --nnodes spreads it. */
+    assert_plan(16, 1, 0, 0, "0:0+16*3", 48, 48);
+    assert_plan(16, 1, 2, 0, "0:0+8*6 1:8+8*6", 48, 48);
+}
+
+static void test_ranks_that_share_cpus(void **state) {
+    (void)state;
+    /* Where there are enough, nothing is shared. */
+    assert_shared(8, 2, 0, 0, "0:0+8*1 1:8+8*1", 8, 8);
+    assert_shared(2, 1, 0, 0, "0:0+2*2", 4, 4);
+    assert_shared(4, 1, 0, 0, "0:0+2*1 1:2+2*1", 2, 2);
+    /* Two cores on each node. */
+    assert_shared(8, 2, 0, 0, "0:0+8*1/2 1:8+8*1/2", 2, 2);
+    assert_shared(16, 1, 0, 0, "0:0+8*1/2 1:8+8*1/2", 2, 2);
+    assert_shared(8, 2, 2, 0, "0:0+8*1/2 1:8+8*1/2", 2, 2);
+    assert_shared(16, 1, 2, 0, "0:0+8*1/2 1:8+8*1/2", 2, 2);
+    assert_shared(8, 2, 0, 0, "0:0+8*1/6 1:8+8*1/4", 6, 4);
+    /* A node without CPUs gets none; with --threads nothing is shared. */
+    assert_shared(4, 1, 0, 0, "1:0+4*1/1", 0, 1);
+    assert_shared(4, 1, 0, 0, "no", 0, 0);
+    assert_shared(4, 1, 0, 1, "no", 2, 1);
+    assert_shared(4, 1, 3, 0, "no", 2, 2);
+}
 
 static void test_examples(void **state) {
     (void)state;
@@ -133,6 +174,7 @@ static void test_properties(void **state) {
                         assert_int_equal(shares[i].first_rank, next_rank);
                         assert_true(shares[i].n_ranks >= 1 && shares[i].n_threads >= 1);
                         assert_true(shares[i].n_ranks * shares[i].n_threads <= free[shares[i].offer]);
+                        assert_int_equal(shares[i].n_cpus, shares[i].n_ranks * shares[i].n_threads);
                         assert_false(seen & 1 << shares[i].offer);
                         seen |= 1 << shares[i].offer;
                         next_rank += shares[i].n_ranks;
@@ -147,6 +189,8 @@ static void test_properties(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_examples),
+        cmocka_unit_test(test_sixteen_ranks),
+        cmocka_unit_test(test_ranks_that_share_cpus),
         cmocka_unit_test(test_error_lists_all_nodes),
         cmocka_unit_test(test_properties),
     };
