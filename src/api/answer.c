@@ -60,6 +60,8 @@ json_t *api_error_json(const struct api_error *error) {
 
 void api_answer_error(struct http_response *ret, const struct api_error *error) {
     api_answer_json(ret, error->status, api_error_json(error));
+    if (error->status == 503)
+        http_response_header(ret, "retry-after", "1"); /* seconds: a place in the queue may be free by then */
 }
 
 void api_answer_detail(struct http_response *ret, int status, const char *detail) {

@@ -32,6 +32,7 @@ struct api_opts {
     const char *response_role;              /* "assistant" */
     const char *version;                    /* "0.1.0" */
     bool log_requests;
+    bool prompt_tokens_details;             /* usage tells how many tokens of a prompt were cached */
     int stream_interval;                    /* tokens between two chunks, ≥ 1 */
 };
 

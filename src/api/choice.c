@@ -60,6 +60,13 @@ static void finish(struct api_choice *choice, enum api_finish why, json_t *stop_
     api_metrics_observe(metrics, API_E2E_LATENCY, (double)(clock_mono_ns() - choice->start_ns) * 1e-9);
     api_metrics_observe(metrics, API_PROMPT_TOKENS, choice->prompt->ids.n_ids);
     api_metrics_observe(metrics, API_GENERATION_TOKENS, choice->n_tokens);
+    if (choice->started_ns != 0)
+        api_metrics_observe(metrics, API_QUEUE_TIME, (double)(choice->started_ns - choice->start_ns) * 1e-9);
+    if (choice->started_ns != 0 && choice->n_tokens > 0) {
+        api_metrics_observe(metrics, API_PREFILL_TIME, (double)(choice->first_ns - choice->started_ns) * 1e-9);
+        api_metrics_observe(metrics, API_DECODE_TIME, (double)(choice->last_ns - choice->first_ns) * 1e-9);
+        api_metrics_observe(metrics, API_INFERENCE_TIME, (double)(choice->last_ns - choice->started_ns) * 1e-9);
+    }
     if (choice->n_tokens > 1)
         api_metrics_observe(metrics, API_TIME_PER_OUTPUT_TOKEN,
                             (double)(choice->last_ns - choice->first_ns) * 1e-9 / (choice->n_tokens - 1));
@@ -133,6 +140,8 @@ int api_choice_take(struct api_choice *choice, const struct engine_event *event,
     *ret_cancel = false;
     if (choice->is_finished)
         return 0;
+    choice->n_cached = event->n_cached;
+    choice->started_ns = event->started_ns;
     switch (event->type) {
     case ENGINE_EVENT_PROMPT:
         if (choice->prompt_logprobs != NULL && event->has_logprobs)

@@ -33,11 +33,12 @@ struct api_choice {
     /* whole */
     json_t *prompt_logprobs; /* list, or NULL */
     int n_tokens;
+    int n_cached;  /* tokens of the prompt that were cached */
     bool is_begun; /* a chunk of it was sent */
     bool is_finished;
     enum api_finish finish;
     json_t *stop_reason; /* string, integer or NULL */
-    int64_t start_ns, first_ns, last_ns;
+    int64_t start_ns, started_ns, first_ns, last_ns; /* arrived; in its first step; first and last token. 0: not yet */
 };
 
 int api_choice_init(struct api_choice *choice, struct api *api, const struct api_params *params, const struct api_prompt *prompt,

@@ -92,8 +92,12 @@ static int submit(struct api_generation *generation, struct api_error *error) {
         const struct text_ids *ids = &generation->prompts.items[i].ids;
         if (api_params_sampling(generation->api, params, ids->n_ids, &sampling[i], error) != 0)
             goto free_requests;
-        requests[i] = (struct engine_request){
-            .prompt = ids->ids, .n_prompt = ids->n_ids, .n_choices = params->n, .priority = params->priority, .sampling = &sampling[i]};
+        requests[i] = (struct engine_request){.prompt = ids->ids,
+                                              .n_prompt = ids->n_ids,
+                                              .n_choices = params->n,
+                                              .priority = params->priority,
+                                              .cache_salt = params->cache_salt,
+                                              .sampling = &sampling[i]};
     }
     if (make_choices(generation, sampling, error) != 0)
         goto free_requests;
@@ -160,9 +164,18 @@ static json_t *usage_of(const struct api_generation *generation, const struct ap
                      n_completion);
 }
 
+/* {"cached_tokens":…} with --enable-prompt-tokens-details when there are any; NULL otherwise. */
+static json_t *prompt_details(const struct api_generation *generation) {
+    int n_cached = 0;
+    for (int i = 0; i < generation->n_choices; i++)
+        if (generation->choices[i].sub_index == 0)
+            n_cached += generation->choices[i].n_cached;
+    return generation->api->opts.prompt_tokens_details && n_cached > 0 ? json_pack("{s:i}", "cached_tokens", n_cached) : NULL;
+}
+
 json_t *api_generation_full_usage(const struct api_generation *generation) {
-    json_t *usage = usage_of(generation, NULL);
-    json_object_set_new(usage, "prompt_tokens_details", json_null());
+    json_t *usage = usage_of(generation, NULL), *details = prompt_details(generation);
+    json_object_set_new(usage, "prompt_tokens_details", details == NULL ? json_null() : details);
     json_object_set_new(usage, "completion_tokens_details", json_null());
     return usage;
 }
@@ -221,8 +234,10 @@ static void send_chunk(struct api_generation *generation, struct api_choice *cho
 }
 
 static void send_usage(struct api_generation *generation) {
-    json_t *whole = envelope(generation, NULL);
-    json_object_set_new(whole, "usage", usage_of(generation, NULL));
+    json_t *whole = envelope(generation, NULL), *usage = usage_of(generation, NULL), *details = prompt_details(generation);
+    if (details != NULL)
+        json_object_set_new(usage, "prompt_tokens_details", details);
+    json_object_set_new(whole, "usage", usage);
     sign(generation, whole);
     send_json(generation, whole);
 }

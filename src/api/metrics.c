@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api/fields.h"
+#include "base/clock.h"
 
 enum { MAX_BUCKETS = 24, MAX_HTTP_ROWS = 64, LABEL_BYTES = 512 };
 
@@ -28,6 +29,10 @@ static const struct {
     [API_TIME_PER_OUTPUT_TOKEN] = {"request_time_per_output_token_seconds", "Histogram of time_per_output_token_seconds per request.",
                                    BOUNDS(token_bounds)},
     [API_E2E_LATENCY] = {"e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", BOUNDS(request_bounds)},
+    [API_QUEUE_TIME] = {"request_queue_time_seconds", "Histogram of time spent in WAITING phase for request.", BOUNDS(request_bounds)},
+    [API_INFERENCE_TIME] = {"request_inference_time_seconds", "Histogram of time spent in RUNNING phase for request.", BOUNDS(request_bounds)},
+    [API_PREFILL_TIME] = {"request_prefill_time_seconds", "Histogram of time spent in PREFILL phase for request.", BOUNDS(request_bounds)},
+    [API_DECODE_TIME] = {"request_decode_time_seconds", "Histogram of time spent in DECODE phase for request.", BOUNDS(request_bounds)},
     [API_PROMPT_TOKENS] = {"request_prompt_tokens", "Number of prefill tokens processed.", BOUNDS(length_bounds)},
     [API_GENERATION_TOKENS] = {"request_generation_tokens", "Number of generation tokens processed.", BOUNDS(length_bounds)},
     [API_PARAMS_N] = {"request_params_n", "Histogram of the n request parameter.", BOUNDS(n_bounds)},
@@ -143,18 +148,27 @@ static void single(struct buf *out, const char *labels, const char *name, const 
     buf_printf(out, "%s{%s} %s\n", name, labels, api_repr_double(value, number));
 }
 
-static void histogram_text(struct buf *out, const char *labels, enum api_histogram which, const struct histogram *histogram) {
-    char name[96], number[32];
-    snprintf(name, sizeof name, "vllm:%s", shapes[which].name);
-    head(out, name, "histogram", shapes[which].help);
+/* counts[n_bounds + 1]: the last is above every bound. */
+static void histogram_text(struct buf *out, const char *labels, const char *name, const char *help, const double *bounds, size_t n_bounds,
+                           const uint64_t *counts, double sum) {
+    char number[32];
     uint64_t total = 0;
-    for (size_t i = 0; i <= shapes[which].n_bounds; i++) {
-        total += histogram->counts[i];
-        const char *bound = i < shapes[which].n_bounds ? api_repr_double(shapes[which].bounds[i], number) : "+Inf";
+    head(out, name, "histogram", help);
+    for (size_t i = 0; i <= n_bounds; i++) {
+        total += counts[i];
+        const char *bound = i < n_bounds ? api_repr_double(bounds[i], number) : "+Inf";
         buf_printf(out, "%s_bucket{le=\"%s\",%s} %llu.0\n", name, bound, labels, (unsigned long long)total);
     }
     buf_printf(out, "%s_count{%s} %llu.0\n%s_sum{%s} %s\n", name, labels, (unsigned long long)total, name, labels,
-               api_repr_double(histogram->sum, number));
+               api_repr_double(sum, number));
+}
+
+static void step_tokens_text(struct buf *out, const char *labels, const struct engine_stats *stats) {
+    double bounds[ENGINE_N_STEP_BOUNDS];
+    for (int i = 0; i < ENGINE_N_STEP_BOUNDS; i++)
+        bounds[i] = engine_step_bound(i);
+    histogram_text(out, labels, "vllm:iteration_tokens_total", "Histogram of number of tokens per engine_step.", bounds,
+                   ENGINE_N_STEP_BOUNDS, stats->step_tokens_counts, (double)stats->step_tokens);
 }
 
 void api_metrics_text(struct api_metrics *metrics, const struct engine_stats *stats, struct buf *out) {
@@ -174,18 +188,27 @@ void api_metrics_text(struct api_metrics *metrics, const struct engine_stats *st
     single(out, labels, "vllm:generation_tokens_total", "counter", "Number of generation tokens processed.",
            (double)stats->generation_tokens);
     single(out, labels, "shoal:engine_steps_total", "counter", "Steps that the ranks have computed.", (double)stats->steps);
-    single(out, labels, "shoal:step_seconds_total", "counter", "Time that steps took, from plan to tokens.", stats->step_seconds_sum);
-    single(out, labels, "shoal:driver_seconds_total", "counter", "Time of steps that the driver itself took.", stats->driver_seconds_sum);
-    single(out, labels, "shoal:dropped_connections_total", "counter", "Foreign or broken connections that rank ports have dropped.",
+    single(out, labels, "shoal:step_seconds_total", "counter", "Time in which steps were under way.", stats->step_seconds_sum);
+    single(out, labels, "shoal:driver_seconds_total", "counter", "Processor time that the driver took for planning steps and handing out tokens.",
+           stats->driver_seconds_sum);
+    single(out, labels, "shoal:dropped_connections_total", "counter", "Foreign or broken connections that the port of the launch has dropped.",
            (double)stats->dropped_connections);
-    head(out, "vllm:cache_config_info", "gauge", "Information of the KV cache");
-    buf_printf(out, "vllm:cache_config_info{block_size=\"%d\",num_gpu_blocks=\"%d\",%s} 1.0\n", stats->block_size, stats->n_blocks, labels);
+    head(out, "process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.");
+    buf_printf(out, "process_cpu_seconds_total %.6f\n", (double)clock_process_ns() * 1e-9);
+    head(out, "vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig");
+    buf_printf(out, "vllm:cache_config_info{block_size=\"%d\",enable_prefix_caching=\"%s\",num_gpu_blocks=\"%d\",%s} 1.0\n", stats->block_size,
+               stats->caches_prefixes ? "True" : "False", stats->n_blocks, labels);
     head(out, "vllm:request_success_total", "counter", "Count of successfully processed requests.");
     for (int i = 0; i < API_FINISH_COUNT; i++)
         buf_printf(out, "vllm:request_success_total{finished_reason=\"%s\",%s} %llu.0\n", reasons[i], labels,
                    (unsigned long long)metrics->finished[i]);
-    for (int i = 0; i < API_HISTOGRAM_COUNT; i++)
-        histogram_text(out, labels, (enum api_histogram)i, &metrics->histograms[i]);
+    step_tokens_text(out, labels, stats);
+    for (int i = 0; i < API_HISTOGRAM_COUNT; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "vllm:%s", shapes[i].name);
+        histogram_text(out, labels, name, shapes[i].help, shapes[i].bounds, shapes[i].n_bounds, metrics->histograms[i].counts,
+                       metrics->histograms[i].sum);
+    }
     head(out, "http_requests_total", "counter", "Total number of requests by method, status and handler.");
     for (int i = 0; i < metrics->n_http; i++)
         buf_printf(out, "http_requests_total{handler=\"%s\",method=\"%s\",status=\"%dxx\"} %llu.0\n", metrics->http[i].route,

@@ -20,6 +20,10 @@ enum api_histogram {
     API_INTER_TOKEN_LATENCY,
     API_TIME_PER_OUTPUT_TOKEN,
     API_E2E_LATENCY,
+    API_QUEUE_TIME,     /* until the first step */
+    API_INFERENCE_TIME, /* from there to the last token */
+    API_PREFILL_TIME,   /* … to the first token */
+    API_DECODE_TIME,    /* … between the first token and the last */
     API_PROMPT_TOKENS,
     API_GENERATION_TOKENS,
     API_PARAMS_N,

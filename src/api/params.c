@@ -75,6 +75,9 @@ int api_params_check_raw(const json_t *body, bool is_chat, struct api_error *err
         return api_refuse(error, "stream_options", NULL, "Stream options can only be defined when `stream=True`.");
     if (check_logprobs(body, is_chat, error) != 0)
         return -1;
+    const json_t *salt = present(body, "cache_salt");
+    if (salt != NULL && (!json_is_string(salt) || json_string_length(salt) == 0))
+        return api_refuse(error, "cache_salt", NULL, "Parameter 'cache_salt' must be a non-empty string if provided.");
     if (format_type != NULL && strcmp(format_type, "json_schema") == 0 && present(format, "json_schema") == NULL)
         return api_refuse(error, "response_format", NULL,
                           "When response_format type is 'json_schema', the 'json_schema' field must be provided.");
@@ -84,7 +87,7 @@ int api_params_check_raw(const json_t *body, bool is_chat, struct api_error *err
 int api_params_check_supported(const json_t *body, struct api_error *error) {
     static const char *const absent[] = {"structured_outputs",   "allowed_token_ids", "bad_words",
                                          "use_beam_search",      "prompt_embeds",     "logprob_token_ids",
-                                         "repetition_detection", "cache_salt",        "thinking_token_budget"};
+                                         "repetition_detection", "thinking_token_budget"};
     for (size_t i = 0; i < sizeof absent / sizeof absent[0]; i++)
         if (truthy(present(body, absent[i])))
             return api_fail(error, 400, NULL, absent[i], "`%s` is not supported yet; leave it out.", absent[i]);
@@ -264,6 +267,7 @@ void api_params_read(const struct api *api, struct api_fields *fields, bool is_c
     api_field_bool(fields, "return_tokens_as_token_ids", &params.tokens_as_ids);
     api_field_bool(fields, "add_special_tokens", &params.add_special_tokens);
     api_field_int(fields, "priority", &priority);
+    api_field_str(fields, "cache_salt", &params.cache_salt);
     params.priority = priority < INT32_MIN ? INT32_MIN : priority > INT32_MAX ? INT32_MAX : (int)priority;
     *ret = params;
 }

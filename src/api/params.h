@@ -45,6 +45,7 @@ struct api_params {
     int64_t truncate; /* keep that many tokens of the prompt; -1: as many as fit; API_NO_TRUNCATION */
     bool truncate_right;
     int priority;
+    const char *cache_salt; /* or NULL */
 };
 
 /* vLLM's checks of the raw body. body is an object. */

@@ -94,6 +94,7 @@ static int start_http(struct server *s, struct err *err) {
                            .response_role = o->response_role,
                            .version = SHOAL_VERSION,
                            .log_requests = o->enable_log_requests,
+                           .prompt_tokens_details = o->enable_prompt_tokens_details,
                            .stream_interval = (int)o->stream_interval};
     if (api_create(&api, &s->api, err) != 0)
         return -1;

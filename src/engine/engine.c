@@ -30,7 +30,7 @@ struct engine_choice {
     uint64_t cache_root;
     int32_t *prompt; /* until it is handed to the scheduler */
     int n_prompt;
-    int64_t submitted_ns, started_ns, first_token_ns, last_token_ns; /* 0: not yet */
+    int64_t started_ns; /* when its first step was planned; 0: not yet */
     struct sched_seq *seq;
     int n_generated, n_prompt_emitted;
     int n_in_flight; /* steps under way that hold it */
@@ -78,8 +78,6 @@ struct engine {
     struct err failure;
     struct engine_stats stats;
 };
-
-const int engine_step_bounds[ENGINE_N_STEP_BOUNDS] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
 
 static void wake(struct engine *engine) {
     uint64_t one = 1;
@@ -176,7 +174,6 @@ int engine_submit(struct engine *engine, const struct engine_request *requests, 
             choice->ignore_eos = requests[r].sampling->ignore_eos;
             choice->priority = requests[r].priority;
             choice->cache_root = sched_blocks_root(requests[r].cache_salt, requests[r].cache_salt == NULL ? 0 : strlen(requests[r].cache_salt));
-            choice->submitted_ns = clock_mono_ns();
             choice->n_prompt = requests[r].n_prompt;
             sampling_from_request(engine, &requests[r], c, &choice->sampling);
             choice->prompt = malloc((size_t)choice->n_prompt * sizeof *choice->prompt);
@@ -207,7 +204,12 @@ void engine_stream_close(struct engine_stream *stream) {
 /* The engine thread */
 
 /* An event for the reader, who is woken when the next step is on its way. */
-static void tell(struct engine *engine, struct engine_stream *stream, const struct engine_event *event) {
+static void tell(struct engine *engine, const struct engine_choice *choice, struct engine_event *event) {
+    struct engine_stream *stream = choice->stream;
+    event->request = choice->request;
+    event->choice = choice->index;
+    event->started_ns = choice->started_ns;
+    event->n_cached = choice->seq == NULL ? 0 : choice->seq->n_cached;
     stream_push(stream, event);
     if (stream->is_told)
         return;
@@ -225,23 +227,14 @@ static void wake_readers(struct engine *engine) {
     }
 }
 
-static int64_t between(int64_t begin_ns, int64_t end_ns) { return begin_ns == 0 || end_ns == 0 ? -1 : end_ns - begin_ns; }
-
 static void choice_finish(struct engine *engine, struct engine_choice *choice, struct engine_event *event) {
     choice->is_finished = true;
-    if (choice->seq != NULL) {
+    if (choice->seq != NULL)
         sched_seq_end(engine->sched, choice->seq);
-        event->n_cached = choice->seq->n_cached;
-    }
     event->type = ENGINE_EVENT_FINISH;
-    event->request = choice->request;
-    event->choice = choice->index;
-    event->queued_ns = between(choice->submitted_ns, choice->started_ns);
-    event->prefill_ns = between(choice->started_ns, choice->first_token_ns);
-    event->decode_ns = between(choice->first_token_ns, choice->last_token_ns);
     atomic_fetch_sub(&engine->n_active, 1);
     engine->now.finished[event->finish]++;
-    tell(engine, choice->stream, event);
+    tell(engine, choice, event);
 }
 
 static void choice_cancel(struct engine *engine, struct engine_choice *choice) {
@@ -339,7 +332,7 @@ static void fill_entry(const struct sched_entry *in, struct exec_entry *out) {
 static void count_step(struct engine *engine, const struct sched_plan *plan) {
     struct engine_stats *now = &engine->now;
     int bucket = 0;
-    while (bucket < ENGINE_N_STEP_BOUNDS && plan->n_tokens > engine_step_bounds[bucket])
+    while (bucket < ENGINE_N_STEP_BOUNDS && plan->n_tokens > engine_step_bound(bucket))
         bucket++;
     now->step_tokens_counts[bucket]++;
     now->step_tokens += (uint64_t)plan->n_tokens;
@@ -397,14 +390,14 @@ static void event_logprobs(const struct exec_token *token, struct engine_event *
 }
 
 static void take_token(struct engine *engine, struct engine_choice *choice, const struct exec_token *token) {
-    struct engine_event event = {.request = choice->request, .choice = choice->index, .token = token->token, .index = token->index, .stop_token = -1};
+    struct engine_event event = {.token = token->token, .index = token->index, .stop_token = -1};
     event_logprobs(token, &event);
     if (token->is_prompt) {
         /* A preempted prompt is computed again: each position is told once. */
         if (!choice->is_finished && token->index > choice->n_prompt_emitted) {
             choice->n_prompt_emitted = token->index;
             event.type = ENGINE_EVENT_PROMPT;
-            tell(engine, choice->stream, &event);
+            tell(engine, choice, &event);
         }
         return;
     }
@@ -412,9 +405,6 @@ static void take_token(struct engine *engine, struct engine_choice *choice, cons
     if (choice->is_finished)
         return;
     bool is_end_of_text;
-    choice->last_token_ns = engine->landed_ns;
-    if (choice->first_token_ns == 0)
-        choice->first_token_ns = engine->landed_ns;
     if (choice->max_tokens > 0 && is_stop(engine, choice, token->token, &is_end_of_text)) {
         event.finish = ENGINE_FINISH_STOP;
         event.stop_token = token->token;
@@ -426,7 +416,7 @@ static void take_token(struct engine *engine, struct engine_choice *choice, cons
     if (choice->n_generated < choice->max_tokens) {
         choice->n_generated++;
         event.type = ENGINE_EVENT_TOKEN;
-        tell(engine, choice->stream, &event);
+        tell(engine, choice, &event);
         engine->now.generation_tokens++;
     }
     if (choice->n_generated == choice->max_tokens)

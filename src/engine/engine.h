@@ -49,8 +49,8 @@ struct engine_event {
     enum engine_finish finish;
     int32_t stop_token;    /* FINISH_STOP: the EOS or stop id that ended it (it counts as generated, but was not emitted as TOKEN), else -1 */
     bool stop_is_eos;
-    int n_cached;          /* FINISH: prompt tokens that came from the prefix cache */
-    int64_t queued_ns, prefill_ns, decode_ns; /* FINISH: until its first step, from there to its first token, from there to its last; -1: not so far */
+    int n_cached;          /* prompt tokens that came from the prefix cache */
+    int64_t started_ns;    /* when its first step was planned, by clock_mono_ns; 0: not yet */
 };
 
 /*
@@ -65,9 +65,9 @@ void engine_stream_cancel(struct engine_stream *stream, int request, int choice)
 /* Cancels what still runs and frees. Accepts NULL. */
 void engine_stream_close(struct engine_stream *stream);
 
-/* Upper bounds of the histogram of tokens per step. */
+/* Upper bounds of the histogram of tokens per step: 1, 8, 16, …, 16384. */
 enum { ENGINE_N_STEP_BOUNDS = 13 };
-extern const int engine_step_bounds[ENGINE_N_STEP_BOUNDS];
+static inline int engine_step_bound(int i) { return i == 0 ? 1 : 4 << i; }
 
 struct engine_stats {
     int n_running, n_waiting;
@@ -77,7 +77,7 @@ struct engine_stats {
     uint64_t prefix_queries, prefix_hits; /* tokens */
     uint64_t finished[4];      /* by enum engine_finish */
     uint64_t steps;
-    uint64_t step_tokens_counts[ENGINE_N_STEP_BOUNDS + 1], step_tokens; /* by engine_step_bounds, the last: above all; and their sum */
+    uint64_t step_tokens_counts[ENGINE_N_STEP_BOUNDS + 1], step_tokens; /* by engine_step_bound, the last: above all; and their sum */
     uint64_t dropped_connections; /* by the port that workers join at */
     double step_seconds_sum;      /* time in which steps were under way */
     double driver_seconds_sum;    /* processor time of the engine's thread */
