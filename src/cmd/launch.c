@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "cmd/build_id.h"
+#include "cmd/verify_launch.h"
 #include "engine/run.h"
 #include "model/split.h"
 
@@ -219,7 +220,7 @@ int cmd_launch_start(struct cmd_launch *l, struct err *err) {
              l->files.config.architecture, l->files.config.n_layers, l->max_model_len,
              (int)(o->tensor_parallel_size * o->pipeline_parallel_size), (int)o->tensor_parallel_size, (int)o->pipeline_parallel_size,
              o->enable_expert_parallel ? ", expert parallel" : "");
-    return start_cluster(l, err) != 0 || start_ranks(l, err) != 0 || start_engine(l, err) != 0 ? -1 : 0;
+    return start_cluster(l, err) != 0 || cmd_verify_launch(l, err) != 0 || start_ranks(l, err) != 0 || start_engine(l, err) != 0 ? -1 : 0;
 }
 
 void cmd_launch_close(struct cmd_launch *l) {

@@ -12,6 +12,7 @@ static const char usage[] =
     "\n"
     "usage: shoal serve MODEL [options]   serve a model with an OpenAI-compatible API\n"
     "       shoal node start|status|stop  bring Ray up on this node, look at the cluster, end it\n"
+    "       shoal verify [options]        check the nodes and the links between them\n"
     "       shoal help [--man]            all options (--man: the manual page's source)\n"
     "       shoal version                 version and build\n"
     "\n"
@@ -26,6 +27,8 @@ static const struct {
     {"worker", cmd_worker},
     {"node", cmd_node},
     {"bench", cmd_bench},
+    {"verify", cmd_verify},
+    {"verify-agent", cmd_verify_agent},
 };
 
 int main(int argc, char **argv) {

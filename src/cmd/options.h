@@ -30,6 +30,8 @@ enum options_command {
     OPTIONS_BENCH_SERVE,
     OPTIONS_BENCH_LATENCY,
     OPTIONS_BENCH_THROUGHPUT,
+    OPTIONS_VERIFY,
+    OPTIONS_VERIFY_AGENT,
     OPTIONS_COMMAND_COUNT
 };
 
@@ -83,6 +85,12 @@ struct options {
         double random_range_ratio, burstiness, temperature, top_p, min_p; /* sampling: negative where nothing is asked */
         bool ignore_eos, save_result, save_detailed, disable_tqdm, disable_shuffle, no_oversample;
     } bench;
+    /* verify */
+    struct {
+        bool local, json, quick, secret_stdin;
+        const char *level, *hosts, *ssh_command, *hccn_tool, *npu_smi, *hccn_conf;
+        int64_t npus, timeout_s, tp_size, pp_size, clock_offset_ms;
+    } verify;
     json_t *kept; /* list of texts that came from a file or were taken apart */
 };
 

@@ -34,10 +34,16 @@ static int check_node_start(const struct options *options, struct err *err) {
     return 0;
 }
 
+static int check_verify(const struct options *options, struct err *err) {
+    if (options->verify.local && options->verify.hosts != NULL)
+        return err_set(err, ERR_INVALID, "--local and --hosts exclude each other");
+    return 0;
+}
+
 const struct options_command_def options_commands[OPTIONS_COMMAND_COUNT] = {
     [OPTIONS_SERVE] = {"serve", "shoal serve MODEL [options]", "Serves MODEL with an OpenAI-compatible API.", true, true,
                        {&options_section_model, &options_section_server, &options_section_scheduler, &options_section_parallel,
-                        &options_section_compute},
+                        &options_section_compute, &options_section_verify_launch},
                        check_serve},
     [OPTIONS_WORKER] = {"worker", "shoal worker --driver HOST:PORT --slot N   (started by shoal, not by hand)", "Runs the ranks of one node.",
                         false, false,
@@ -64,4 +70,10 @@ const struct options_command_def options_commands[OPTIONS_COMMAND_COUNT] = {
                                   {&options_section_bench_throughput, &options_section_model, &options_section_scheduler, &options_section_parallel,
                                    &options_section_compute},
                                   check_bench_offline},
+    [OPTIONS_VERIFY] = {"verify", "shoal verify [MODEL] [--hosts A,B,… | --local] [options]",
+                        "Checks the nodes of a Ray cluster (or hosts, over ssh) and all links between them. Exit status 0: nothing has failed.", true,
+                        false, {&options_section_verify, &options_section_verify_npu}, check_verify},
+    [OPTIONS_VERIFY_AGENT] = {"verify-agent", "shoal verify-agent --driver HOST:PORT --slot N   (started by shoal, not by hand)",
+                              "Answers the questions of 'shoal verify' about one node.", false, false,
+                              {&options_section_worker, &options_section_verify_agent}, check_worker},
 };

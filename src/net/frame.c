@@ -32,6 +32,8 @@ static const struct {
     [NET_FRAME_STOP] = {"STOP", 64 << 10},
     [NET_FRAME_LINK] = {"LINK", 64},
     [NET_FRAME_DATA] = {"DATA", 4 << 20},
+    [NET_FRAME_VERIFY] = {"VERIFY", 1 << 20},
+    [NET_FRAME_REPORT] = {"REPORT", 4 << 20},
 };
 
 size_t net_frame_limit(enum net_frame_type type) { return (unsigned)type < NET_FRAME_TYPE_COUNT ? types[type].limit_bytes : 0; }

@@ -26,6 +26,8 @@ enum net_frame_type {
     NET_FRAME_STOP, /* driver → worker: leave */
     NET_FRAME_LINK, /* rank → rank, first frame of a link: who is calling (binary) */
     NET_FRAME_DATA, /* rank → rank: payload of a collective or a stage hand-over */
+    NET_FRAME_VERIFY, /* driver → worker or agent, before ASSIGN: a question about the node (JSON) */
+    NET_FRAME_REPORT, /* the answer to it (JSON) */
     NET_FRAME_TYPE_COUNT
 };
 
