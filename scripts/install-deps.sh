@@ -8,10 +8,10 @@ what=${1:-test}
 build_packages=(
     gcc libc6-dev make cmake ninja-build pkg-config git ca-certificates curl
     libmicrohttpd-dev libgnutls28-dev libcurl4-openssl-dev libjansson-dev libssl-dev libxxhash-dev
-    libutf8proc-dev libpcre2-dev libhwloc-dev libzip-dev
+    libutf8proc-dev libpcre2-dev libhwloc-dev libzip-dev libmnl-dev
     python3 python3-venv python3-pip
 )
-test_packages=(libcmocka-dev libsimde-dev iproute2 procps util-linux)
+test_packages=(libcmocka-dev libsimde-dev iproute2 procps util-linux nftables)
 
 packages=("${build_packages[@]}")
 [ "$what" = test ] && packages+=("${test_packages[@]}")

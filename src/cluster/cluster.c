@@ -17,7 +17,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/rand.h"
-#include "cluster/launch.h"
+#include "cluster/backend.h"
 #include "cluster/rendezvous.h"
 
 enum { TIMEOUT_DEFAULT_MS = 120000, ROLL_BACK_GRACE_MS = 2000 };

@@ -1,6 +1,6 @@
 /*
  * Backend `hand`: this host is node 0, with the driver and a worker process of its own; the users start the workers of
- * the other nodes themselves. Ranks are split evenly in node order. See launch.h.
+ * the other nodes themselves. Ranks are split evenly in node order. See backend.h.
  */
 #include <errno.h>
 #include <netdb.h>
@@ -17,7 +17,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
-#include "cluster/launch.h"
+#include "cluster/backend.h"
 #include "cluster/spawn.h"
 
 enum { SECRET_FILE_LIMIT_BYTES = 4096 };

@@ -1,8 +1,8 @@
-/* Backend `mp`: one worker process on this host runs all ranks; everything stays on loopback. See launch.h. */
+/* Backend `mp`: one worker process on this host runs all ranks; everything stays on loopback. See backend.h. */
 #include <stdio.h>
 #include <string.h>
 
-#include "cluster/launch.h"
+#include "cluster/backend.h"
 #include "cluster/spawn.h"
 
 static int mp_place(struct cluster *cluster, struct err *err) {

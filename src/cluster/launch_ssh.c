@@ -1,6 +1,6 @@
 /*
  * Backend `ssh`, for surveys: one process on each given host, started through ssh (or what takes its place). The secret goes in
- * by standard input, where no other user of the host sees it. Whatever stands in the way of one host is that host's. See launch.h.
+ * by standard input, where no other user of the host sees it. Whatever stands in the way of one host is that host's. See backend.h.
  */
 #include <limits.h>
 #include <netdb.h>
@@ -10,7 +10,7 @@
 
 #include "base/hash.h"
 #include "base/log.h"
-#include "cluster/launch.h"
+#include "cluster/backend.h"
 #include "cluster/spawn.h"
 
 enum { COMMAND_MAX_WORDS = 32, COMMAND_BYTES = 4096, LINE_BYTES = PATH_MAX + LAUNCH_MAX_ARGS * (LAUNCH_ARG_BYTES + 4) };

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
-#include "cluster/launch.h"
+#include "cluster/backend.h"
 
 /* Opens the door at cluster->iface and cluster->bound.port; bound becomes the true address. */
 int cluster_rendezvous_open(struct cluster *cluster, struct err *err);

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
-#include "cluster/launch.h"
+#include "cluster/backend.h"
 
 struct cluster_spawn;
 

@@ -2,8 +2,8 @@
  * Inside the cluster layer: the state of a launch, and what each backend (mp, hand, ray) does for it. Main thread, then
  * watch thread; never both at once.
  */
-#ifndef CLUSTER_LAUNCH_H
-#define CLUSTER_LAUNCH_H
+#ifndef CLUSTER_BACKEND_H
+#define CLUSTER_BACKEND_H
 
 #include <stddef.h>
 #include <stdint.h>
