@@ -1,6 +1,6 @@
 /*
  * Backend `ray`: one job on each chosen node of a Ray cluster, which reserves the CPUs, starts and stops the worker and
- * keeps its log. If one job fails, all are stopped. See launch.h; docs of the interface: ray_client.h.
+ * keeps its log. If one job fails, all are stopped. See backend.h; docs of the interface: ray_client.h.
  */
 #include <limits.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
-#include "cluster/launch.h"
+#include "cluster/backend.h"
 #include "cluster/ray_client.h"
 
 enum {
@@ -200,11 +200,13 @@ static int make_entrypoint(const struct cluster *cluster, int node, const char *
 static int submit(struct cluster *cluster, int index, const char *program, const char *working_dir, struct err *err) {
     struct ray_launch *launch = cluster->backend;
     struct job *job = &launch->jobs[index];
-    char secret[2 * NET_SECRET_BYTES + 1];
+    const struct cluster_node *node = &cluster->nodes[index];
+    char secret[2 * NET_SECRET_BYTES + 1], ranks[32];
     const char *env[2 * MAX_ENV + 1] = {"SHOAL_LAUNCH_SECRET", secret};
     static const char *const passed_on[] = {"SHOAL_IFNAME", "GLOO_SOCKET_IFNAME"};
     int n_env = 2;
     hash_hex(cluster->secret.bytes, NET_SECRET_BYTES, secret);
+    snprintf(ranks, sizeof ranks, node->n_ranks > 1 ? "%d-%d" : "%d", node->first_rank, node->first_rank + node->n_ranks - 1);
     for (size_t i = 0; i < sizeof passed_on / sizeof passed_on[0]; i++) {
         const char *value = launch_iface_for_all(getenv(passed_on[i]));
         if (value != NULL) {
@@ -221,6 +223,7 @@ static int submit(struct cluster *cluster, int index, const char *program, const
                                         .node_id = job->node_id,
                                         .n_cpus = job->n_cpus,
                                         .working_dir = working_dir,
+                                        .ranks = ranks,
                                         .env = env};
         job->is_submitted = true;
         result = cluster_ray_submit(&launch->ray, &order, err);
