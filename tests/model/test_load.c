@@ -13,266 +13,20 @@
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "model/model_files.h"
 #include "model/rig.h"
 
-static char folder[] = "/tmp/test_load.XXXXXX";
-enum { N_VOCAB = 2048, FILE_LIMIT = 64 << 20 };
+enum { N_VOCAB = 2048 };
 
 static int setup(void **state) {
     (void)state;
     kernels_setup(kernels_isa_detect());
-    return mkdtemp(folder) == NULL ? -1 : 0;
+    return model_files_setup();
 }
 
 static int teardown(void **state) {
     (void)state;
-    static const char *const files[] = {"config.json", "model.safetensors", "model.gguf"};
-    char path[256];
-    for (size_t i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
-        unlink(path);
-    }
-    return rmdir(folder);
-}
-
-/* --- writing model files out of a store --- */
-
-struct copy {
-    char name[WEIGHTS_NAME_BYTES];
-    enum dtype dtype;
-    int n_dims;
-    int64_t dims[3]; /* outermost first */
-    char *data;
-    size_t len;
-};
-
-struct copies {
-    struct copy items[512];
-    int n;
-};
-
-static void read_all(const char *model, struct copies *ret) {
-    char path[512];
-    struct err err;
-    struct weights_store *store;
-    snprintf(path, sizeof path, "%s/models/%s", TEST_DATA_DIR, model);
-    assert_int_equal(weights_store_open(path, &store, &err), 0);
-    ret->n = weights_store_count(store);
-    assert_in_range(ret->n, 1, 512);
-    for (int i = 0; i < ret->n; i++) {
-        const struct weights_tensor *t = weights_store_at(store, i);
-        struct copy *c = &ret->items[i];
-        *c = (struct copy){.dtype = t->dtype, .n_dims = t->n_dims, .len = t->len_bytes, .data = malloc(t->len_bytes)};
-        memcpy(c->name, t->name, sizeof c->name);
-        memcpy(c->dims, t->dims, sizeof c->dims);
-        int64_t rows = t->n_dims > 1 ? t->dims[0] : 1;
-        assert_int_equal(weights_store_read(store, t, 0, rows, 0, t->dims[t->n_dims - 1], c->data, &err), 0);
-    }
-    weights_store_close(store);
-}
-
-static void free_all(struct copies *copies) {
-    for (int i = 0; i < copies->n; i++)
-        free(copies->items[i].data);
-}
-
-static struct copy *find(struct copies *copies, const char *name) {
-    for (int i = 0; i < copies->n; i++)
-        if (strcmp(copies->items[i].name, name) == 0)
-            return &copies->items[i];
-    fail_msg("no tensor %s", name);
-    return NULL;
-}
-
-static void drop(struct copies *copies, struct copy *c) {
-    free(c->data);
-    *c = copies->items[--copies->n];
-}
-
-static void write_file(const char *name, const struct buf *bytes) {
-    char path[256];
-    struct err err;
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    assert_false(bytes->failed);
-    assert_int_equal(file_write_atomic(path, bytes->data, bytes->len_bytes, 0644, &err), 0);
-}
-
-static void write_config(const char *model) {
-    char path[512];
-    struct err err;
-    struct buf text;
-    buf_init(&text, FILE_LIMIT);
-    snprintf(path, sizeof path, "%s/models/%s/config.json", TEST_DATA_DIR, model);
-    assert_int_equal(file_read(path, &text, &err), 0);
-    write_file("config.json", &text);
-    buf_finish(&text);
-}
-
-static void write_safetensors(const struct copies *copies) {
-    struct buf header, file;
-    buf_init(&header, FILE_LIMIT);
-    buf_init(&file, FILE_LIMIT);
-    size_t offset = 0;
-    for (int i = 0; i < copies->n; i++) {
-        const struct copy *c = &copies->items[i];
-        buf_printf(&header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i == 0 ? "{" : ",", c->name, dtype_name(c->dtype));
-        for (int d = 0; d < c->n_dims; d++)
-            buf_printf(&header, "%s%lld", d == 0 ? "" : ",", (long long)c->dims[d]);
-        buf_printf(&header, "],\"data_offsets\":[%zu,%zu]}", offset, offset + c->len);
-        offset += c->len;
-    }
-    buf_append_char(&header, '}');
-    uint64_t len = header.len_bytes;
-    buf_append(&file, &len, 8);
-    buf_append(&file, header.data, header.len_bytes);
-    for (int i = 0; i < copies->n; i++)
-        buf_append(&file, copies->items[i].data, copies->items[i].len);
-    write_file("model.safetensors", &file);
-    buf_finish(&header);
-    buf_finish(&file);
-}
-
-static void put_u32(struct buf *out, uint32_t value) { buf_append(out, &value, 4); }
-static void put_u64(struct buf *out, uint64_t value) { buf_append(out, &value, 8); }
-
-static void put_str(struct buf *out, const char *text) {
-    put_u64(out, strlen(text));
-    buf_append_str(out, text);
-}
-
-static void put_pad(struct buf *out) {
-    while (out->len_bytes % 32 != 0)
-        buf_append_char(out, 0);
-}
-
-enum { GGUF_U32 = 4, GGUF_F32 = 6, GGUF_STR = 8 };
-
-static void put_gguf_int(struct buf *out, const char *arch, const char *key, uint32_t value) {
-    char full[96];
-    snprintf(full, sizeof full, "%s%s%s", arch, arch[0] == '\0' ? "" : ".", key);
-    put_str(out, full);
-    put_u32(out, GGUF_U32);
-    put_u32(out, value);
-}
-
-static void put_gguf_float(struct buf *out, const char *arch, const char *key, float value) {
-    char full[96];
-    snprintf(full, sizeof full, "%s.%s", arch, key);
-    put_str(out, full);
-    put_u32(out, GGUF_F32);
-    buf_append(out, &value, 4);
-}
-
-static uint32_t gguf_type(enum dtype dtype) {
-    switch (dtype) {
-    case DTYPE_F32: return 0;
-    case DTYPE_F16: return 1;
-    case DTYPE_BF16: return 30;
-    case DTYPE_Q8_0: return 8;
-    case DTYPE_Q4_K: return 12;
-    default: fail(); return 0;
-    }
-}
-
-/* The tiny models' geometry under GGUF's names. */
-static void write_gguf(const struct copies *copies, bool is_mixture) {
-    const char *arch = is_mixture ? "qwen3moe" : "qwen3";
-    struct buf file;
-    buf_init(&file, FILE_LIMIT);
-    buf_append_str(&file, "GGUF");
-    put_u32(&file, 3);
-    put_u64(&file, (uint64_t)copies->n);
-    put_u64(&file, is_mixture ? 14 : 11);
-    put_str(&file, "general.architecture");
-    put_u32(&file, GGUF_STR);
-    put_str(&file, arch);
-    put_gguf_int(&file, arch, "block_count", 6);
-    put_gguf_int(&file, arch, "context_length", 4096);
-    put_gguf_int(&file, arch, "embedding_length", 192);
-    put_gguf_int(&file, arch, "feed_forward_length", 512);
-    put_gguf_int(&file, arch, "attention.head_count", 8);
-    put_gguf_int(&file, arch, "attention.head_count_kv", 2);
-    put_gguf_int(&file, arch, "attention.key_length", 32);
-    put_gguf_float(&file, arch, "attention.layer_norm_rms_epsilon", 1e-6f);
-    put_gguf_float(&file, arch, "rope.freq_base", 1e6f);
-    put_gguf_int(&file, "", "tokenizer.ggml.eos_token_id", 2047);
-    if (is_mixture) {
-        put_gguf_int(&file, arch, "expert_count", 16);
-        put_gguf_int(&file, arch, "expert_used_count", 4);
-        put_gguf_int(&file, arch, "expert_feed_forward_length", 64);
-    }
-    uint64_t offset = 0;
-    for (int i = 0; i < copies->n; i++) {
-        const struct copy *c = &copies->items[i];
-        put_str(&file, c->name);
-        put_u32(&file, (uint32_t)c->n_dims);
-        for (int d = c->n_dims - 1; d >= 0; d--)
-            put_u64(&file, (uint64_t)c->dims[d]);
-        put_u32(&file, gguf_type(c->dtype));
-        put_u64(&file, offset);
-        offset += (c->len + 31) / 32 * 32;
-    }
-    put_pad(&file);
-    for (int i = 0; i < copies->n; i++) {
-        buf_append(&file, copies->items[i].data, copies->items[i].len);
-        put_pad(&file);
-    }
-    write_file("model.gguf", &file);
-    buf_finish(&file);
-}
-
-static void rename_to_gguf(struct copies *copies) {
-    static const char *const pairs[][2] = {
-        {"model.embed_tokens.weight", "token_embd.weight"},
-        {"model.norm.weight", "output_norm.weight"},
-        {"lm_head.weight", "output.weight"},
-        {"input_layernorm", "attn_norm"},
-        {"post_attention_layernorm", "ffn_norm"},
-        {"self_attn.q_proj", "attn_q"},
-        {"self_attn.k_proj", "attn_k"},
-        {"self_attn.v_proj", "attn_v"},
-        {"self_attn.o_proj", "attn_output"},
-        {"self_attn.q_norm", "attn_q_norm"},
-        {"self_attn.k_norm", "attn_k_norm"},
-        {"mlp.gate_proj", "ffn_gate"},
-        {"mlp.up_proj", "ffn_up"},
-        {"mlp.down_proj", "ffn_down"},
-        {"mlp.gate", "ffn_gate_inp"},
-    };
-    for (int i = 0; i < copies->n; i++) {
-        char old[WEIGHTS_NAME_BYTES], part[WEIGHTS_NAME_BYTES];
-        int layer;
-        memcpy(old, copies->items[i].name, sizeof old);
-        bool in_layer = sscanf(old, "model.layers.%d.%159s", &layer, part) == 2;
-        for (size_t p = 0; p < sizeof pairs / sizeof pairs[0]; p++) {
-            size_t len = strlen(pairs[p][0]);
-            if (!in_layer && strcmp(old, pairs[p][0]) == 0)
-                snprintf(copies->items[i].name, WEIGHTS_NAME_BYTES, "%s", pairs[p][1]);
-            else if (in_layer && strncmp(part, pairs[p][0], len) == 0 && part[len] == '.')
-                snprintf(copies->items[i].name, WEIGHTS_NAME_BYTES, "blk.%d.%s%s", layer, pairs[p][1], part + len);
-        }
-    }
-}
-
-/* Replaces a layer's experts by one stack of parts; HF: gate above up within each expert. */
-static void stack_experts(struct copies *copies, const char *const *parts, int n_parts, int layer, const char *name) {
-    char one[WEIGHTS_NAME_BYTES];
-    struct copy stack = {0};
-    for (int e = 0; e < 16; e++) {
-        for (int p = 0; p < n_parts; p++) {
-            snprintf(one, sizeof one, "model.layers.%d.mlp.experts.%d.%s.weight", layer, e, parts[p]);
-            struct copy *c = find(copies, one);
-            if (stack.data == NULL) {
-                stack = (struct copy){.dtype = c->dtype, .n_dims = 3, .dims = {16, n_parts * c->dims[0], c->dims[1]}};
-                stack.data = malloc(c->len * 16 * (size_t)n_parts);
-            }
-            memcpy(stack.data + stack.len, c->data, c->len);
-            stack.len += c->len;
-            drop(copies, c);
-        }
-    }
-    snprintf(stack.name, sizeof stack.name, "%s", name);
-    copies->items[copies->n++] = stack;
+    return model_files_teardown();
 }
 
 /* --- the same bits --- */
@@ -294,7 +48,7 @@ static void check_same(const char *model, const char *written) {
     float *expected = malloc(bytes), *found = malloc(bytes);
     char original[512], copy[512];
     snprintf(original, sizeof original, "%s/models/%s", TEST_DATA_DIR, model);
-    snprintf(copy, sizeof copy, "%s%s", folder, written);
+    snprintf(copy, sizeof copy, "%s%s", model_files_folder, written);
     for (int how = 0; how < 3; how++) {
         bool ep = how == 2 && strstr(model, "moe") != NULL;
         run_tokens(original, how == 0 ? 1 : 2, ep, expected);
@@ -318,16 +72,8 @@ static void test_gguf_of_the_same_weights(void **state) {
 static void test_gguf_mixture(void **state) {
     (void)state;
     static struct copies copies;
-    char name[WEIGHTS_NAME_BYTES];
-    static const char *const kinds[][2] = {{"gate_proj", "ffn_gate_exps"}, {"up_proj", "ffn_up_exps"}, {"down_proj", "ffn_down_exps"}};
     read_all("tiny-qwen3-moe", &copies);
-    for (int layer = 0; layer < 6; layer++) {
-        for (int k = 0; k < 3; k++) {
-            snprintf(name, sizeof name, "blk.%d.%s.weight", layer, kinds[k][1]);
-            stack_experts(&copies, &kinds[k][0], 1, layer, name);
-        }
-    }
-    rename_to_gguf(&copies);
+    stack_all_to_gguf(&copies);
     write_gguf(&copies, true);
     free_all(&copies);
     check_same("tiny-qwen3-moe", "/model.gguf");
@@ -359,7 +105,7 @@ static void refused(const char *written, int tp, enum err_code code, const char 
     float *logits = malloc(N_VOCAB * sizeof(float));
     struct rig_seq seq = {.tokens = &token, .n_tokens = 1, .n_prompt = 1, .logits = logits};
     struct err err;
-    snprintf(path, sizeof path, "%s%s", folder, written);
+    snprintf(path, sizeof path, "%s%s", model_files_folder, written);
     struct rig rig = {.path = path, .kv_dtype = DTYPE_F32, .tp = tp};
     assert_int_equal(rig_run(&rig, &seq, 1, &err), -1);
     if (err.code != code || strstr(err.msg, words) == NULL)
