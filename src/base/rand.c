@@ -5,14 +5,8 @@
 #include <string.h>
 #include <sys/random.h>
 
-static uint64_t mix64(uint64_t z) {
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 uint64_t rand_ctr_u64(uint64_t seed, uint64_t counter) {
-    return mix64(mix64(seed + 0x9e3779b97f4a7c15u) ^ mix64(counter * 0x9e3779b97f4a7c15u + 0x632be59bd9b4e019u));
+    return rand_mix64(rand_mix64(seed + 0x9e3779b97f4a7c15u) ^ rand_mix64(counter * 0x9e3779b97f4a7c15u + 0x632be59bd9b4e019u));
 }
 
 double rand_ctr_unit(uint64_t seed, uint64_t counter) { return (double)(rand_ctr_u64(seed, counter) >> 11) * 0x1.0p-53; }

@@ -1,38 +1,48 @@
-/* Gathering of vocabulary parts and sampling; see head.h. */
+/* Sampling over a vocabulary in parts; see head.h. */
 #include "exec/head.h"
 
-#include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/vector.h"
+#include "exec/candidates.h"
+
+/* A wanted row of the step. */
+struct row {
+    struct exec_ask ask;
+    int entry, index; /* in the step; of the wanted token in the sequence */
+    size_t at;        /* of its part in the exchange */
+};
+
+/* What becomes of a row: from the first member to all. token -1: the whole row is needed. */
+struct verdict {
+    int32_t token;
+    float raw; /* its raw logit, where log-probabilities are wanted */
+};
+
+struct buffer {
+    void *bytes;
+    size_t cap_bytes;
+};
 
 struct exec_head {
+    struct team *team;
     struct comm_group *group;
     int n_members, index;
     int n_vocab;
     int part_begin[COMM_MAX_RANKS], part_len[COMM_MAX_RANKS]; /* by group index */
-    int part_most;   /* longest part: rows travel padded to it */
-    float *rows;     /* this rank's logits */
-    size_t cap_rows_floats;
-    float *padded;   /* what this rank sends */
-    float *gathered; /* first member: [members, rows, part_most] */
-    size_t cap_padded_floats;
-    float *whole;    /* first member: one row [n_vocab] */
-    void *scratch;
+    int part_most;                /* longest part: whole rows travel padded to it */
+    struct exec_workspace *space; /* [team size] */
+    struct buffer logits, rows, verdicts, mine, all, counts, whole_mine, whole_all, whole;
+    struct exec_head_traffic traffic;
 };
 
-/* A part's best token of one row. */
-struct best {
-    float logit;
-    int32_t token;
-};
-
-int exec_head_create(const struct model_config *config, const struct model_split *split, struct comm_group *group, struct exec_head **ret,
-                     struct err *err) {
+int exec_head_create(const struct model_config *config, const struct model_split *split, struct team *team, struct comm_group *group,
+                     struct exec_head **ret, struct err *err) {
     struct exec_head *head = calloc(1, sizeof *head);
     if (head == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the output head");
+    head->team = team;
     head->group = group;
     head->n_members = split->tp_size;
     head->index = split->tp_rank;
@@ -51,13 +61,13 @@ int exec_head_create(const struct model_config *config, const struct model_split
         if (part.vocab_len > head->part_most)
             head->part_most = part.vocab_len;
     }
-    if (head->index == 0) {
-        head->whole = malloc((size_t)head->n_vocab * sizeof *head->whole);
-        head->scratch = malloc(exec_sampling_scratch_bytes(head->n_vocab));
-        if (head->whole == NULL || head->scratch == NULL) {
-            err_set(err, ERR_NOMEM, "no memory for a row of %d logits", head->n_vocab);
-            goto destroy_head;
-        }
+    head->space = calloc((size_t)team_size(team), sizeof *head->space);
+    bool has_memory = head->space != NULL;
+    for (int t = 0; has_memory && t < team_size(team); t++)
+        has_memory = exec_workspace_init(&head->space[t], head->part_most) == 0;
+    if (!has_memory) {
+        err_set(err, ERR_NOMEM, "no memory for sampling from %d tokens on %d threads", head->part_most, team_size(team));
+        goto destroy_head;
     }
     *ret = head;
     return 0;
@@ -69,12 +79,33 @@ destroy_head:
 void exec_head_destroy(struct exec_head *head) {
     if (head == NULL)
         return;
-    free(head->rows);
-    free(head->padded);
-    free(head->gathered);
-    free(head->whole);
-    free(head->scratch);
+    for (int t = 0; head->space != NULL && t < team_size(head->team); t++)
+        exec_workspace_finish(&head->space[t]);
+    free(head->space);
+    free(head->logits.bytes);
+    free(head->rows.bytes);
+    free(head->verdicts.bytes);
+    free(head->mine.bytes);
+    free(head->all.bytes);
+    free(head->counts.bytes);
+    free(head->whole_mine.bytes);
+    free(head->whole_all.bytes);
+    free(head->whole.bytes);
     free(head);
+}
+
+struct exec_head_traffic exec_head_traffic(const struct exec_head *head) { return head->traffic; }
+
+static int no_memory(int n_rows, struct err *err) { return err_set(err, ERR_NOMEM, "no memory for sampling from %d rows of logits", n_rows); }
+
+/* What was in the buffer is lost when it grows. NULL when memory is out. */
+static void *reserve(struct buffer *buffer, size_t bytes) {
+    if (bytes > buffer->cap_bytes) {
+        free(buffer->bytes);
+        buffer->bytes = malloc(bytes);
+        buffer->cap_bytes = buffer->bytes == NULL ? 0 : bytes;
+    }
+    return buffer->bytes;
 }
 
 int exec_head_first_logit(const struct exec_entry *entry, const struct exec_slot *slot) {
@@ -85,158 +116,247 @@ int exec_head_first_logit(const struct exec_entry *entry, const struct exec_slot
 }
 
 float *exec_head_rows(struct exec_head *head, int n_rows) {
-    size_t floats = (size_t)n_rows * (size_t)head->part_len[head->index];
-    if (floats > head->cap_rows_floats) {
-        free(head->rows);
-        head->rows = malloc(floats * sizeof *head->rows);
-        head->cap_rows_floats = head->rows == NULL ? 0 : floats;
-    }
-    return head->rows;
+    return reserve(&head->logits, ((size_t)n_rows * (size_t)head->part_len[head->index] + 1) * sizeof(float));
 }
 
-/* Each part's best, gathered: *ret_tokens[n_rows] on the first member. Lower ids win among equals, as in one arg max. */
-static int gather_best(struct exec_head *head, const float *logits, int n_rows, int32_t *ret_tokens, struct err *err) {
-    int part_len = head->part_len[head->index];
-    struct best *mine = malloc((size_t)n_rows * sizeof *mine);
-    struct best *all = malloc((size_t)n_rows * (size_t)head->n_members * sizeof *all);
-    int result = -1;
-    if (mine == NULL || all == NULL) {
-        err_set(err, ERR_NOMEM, "no memory for %d candidates", n_rows);
-        goto free_both;
-    }
-    for (int r = 0; r < n_rows; r++) {
-        mine[r] = (struct best){-INFINITY, head->n_vocab};
-        if (part_len > 0)
-            mine[r].token = head->part_begin[head->index] + kernels_argmax(logits + (size_t)r * (size_t)part_len, part_len, &mine[r].logit);
-    }
-    if (comm_gather(head->group, 0, mine, (size_t)n_rows * sizeof *mine, all, err) != 0)
-        goto free_both;
-    if (head->index == 0)
-        for (int r = 0; r < n_rows; r++) {
-            struct best best = all[r];
-            for (int m = 1; m < head->n_members; m++) {
-                const struct best *other = &all[(size_t)m * (size_t)n_rows + (size_t)r];
-                if (other->logit > best.logit || (other->logit == best.logit && other->token < best.token))
-                    best = *other;
-            }
-            ret_tokens[r] = best.token < head->n_vocab ? best.token : 0;
-        }
-    result = 0;
-free_both:
-    free(mine);
-    free(all);
-    return result;
+static int gather(struct exec_head *head, const void *bytes, size_t len_bytes, void *all, struct err *err) {
+    head->traffic.bytes += head->n_members > 1 ? len_bytes : 0;
+    return comm_gather(head->group, 0, bytes, len_bytes, all, err);
 }
 
-/* Brings all rows, padded to the longest part, to the first member. */
-static int gather_rows(struct exec_head *head, const float *logits, int n_rows, struct err *err) {
-    size_t part_len = (size_t)head->part_len[head->index], most = (size_t)head->part_most;
-    size_t floats = (size_t)n_rows * most;
-    if (floats > head->cap_padded_floats) {
-        free(head->padded);
-        free(head->gathered);
-        head->padded = calloc(floats, sizeof *head->padded);
-        head->gathered = head->index == 0 ? malloc(floats * (size_t)head->n_members * sizeof *head->gathered) : NULL;
-        head->cap_padded_floats = floats;
-        if (head->padded == NULL || (head->index == 0 && head->gathered == NULL)) {
-            head->cap_padded_floats = 0;
-            return err_set(err, ERR_NOMEM, "no memory for %d rows of logits", n_rows);
-        }
-    }
-    for (int r = 0; r < n_rows; r++)
-        memcpy(head->padded + (size_t)r * most, logits + (size_t)r * part_len, part_len * sizeof *logits);
-    return comm_gather(head->group, 0, head->padded, floats * sizeof *head->padded, head->gathered, err);
+static int broadcast(struct exec_head *head, void *bytes, size_t len_bytes, struct err *err) {
+    head->traffic.bytes += head->n_members > 1 && head->index == 0 ? len_bytes : 0;
+    return comm_broadcast(head->group, 0, bytes, len_bytes, err);
 }
 
-static float *whole_row(struct exec_head *head, float *logits, int n_rows, int row) {
-    if (head->n_members == 1)
-        return logits + (size_t)row * (size_t)head->n_vocab;
-    for (int m = 0; m < head->n_members; m++)
-        memcpy(head->whole + head->part_begin[m], head->gathered + ((size_t)m * (size_t)n_rows + (size_t)row) * (size_t)head->part_most,
-               (size_t)head->part_len[m] * sizeof *head->whole);
-    return head->whole;
+/* One call of exec_head_sample. */
+struct run {
+    struct exec_head *head;
+    const struct exec_step *step;
+    const struct exec_slots *slots;
+    const float *logits;
+    int n_rows;
+    struct row *rows;
+    struct verdict *verdicts;
+    size_t part_bytes;    /* of all rows' parts */
+    char *mine;           /* this member's parts */
+    const char *all;      /* first member: [members][part_bytes] */
+    int32_t *counts, *all_counts; /* [n_rows] of this member; first member: [members][n_rows] */
+    void (*do_row)(struct run *run, int row, struct exec_workspace *space);
+    atomic_bool is_out_of_memory;
+};
+
+static const float *row_logits(const struct run *run, int row) {
+    return run->logits + (size_t)row * (size_t)run->head->part_len[run->head->index];
 }
 
-static void emit_prompt_logprobs(struct exec_head *head, const struct exec_entry *e, int index, const struct exec_slot *slot, int position,
-                                 const float *row, struct exec_result *ret) {
+/* Every member's part of a row, on the first. */
+static void row_parts(const struct run *run, int row, const void **ret_parts) {
+    for (int m = 0; m < run->head->n_members; m++)
+        ret_parts[m] = run->all + (size_t)m * run->part_bytes + run->rows[row].at;
+}
+
+static void rows_on_thread(void *arg, int thread) {
+    struct run *run = arg;
+    for (int row; (row = team_take(run->head->team)) < run->n_rows;)
+        run->do_row(run, row, &run->head->space[thread]);
+}
+
+/* Does every row, on all threads of the team where there are several. */
+static int for_each_row(struct run *run, void (*do_row)(struct run *run, int row, struct exec_workspace *space), struct err *err) {
+    run->do_row = do_row;
+    if (run->n_rows == 1 || team_size(run->head->team) == 1)
+        for (int row = 0; row < run->n_rows; row++)
+            do_row(run, row, &run->head->space[0]);
+    else
+        team_run(run->head->team, rows_on_thread, run);
+    return atomic_load(&run->is_out_of_memory) ? no_memory(run->n_rows, err) : 0;
+}
+
+/* The known token behind a position, -1 where there is none whose log-probability is wanted. */
+static int32_t prompt_token(const struct exec_head *head, const struct exec_entry *e, const struct exec_slot *slot, int position) {
     int32_t token = position + 1 < e->position + e->n_tokens ? slot->tokens[position + 1] : e->next_token;
-    if (position + 1 >= slot->sampling.n_prompt || token < 0 || token >= head->n_vocab)
-        return;
-    struct exec_token *out = &ret->tokens[ret->n_tokens++];
-    *out = (struct exec_token){.entry = index, .index = position + 1, .token = token, .is_prompt = true, .has_logprobs = true};
-    exec_logprobs_of(row, head->n_vocab, token, slot->sampling.n_prompt_logprobs, &out->logprobs);
+    return position + 1 < slot->sampling.n_prompt && token >= 0 && token < head->n_vocab ? token : -1;
 }
 
-static void emit_sample(struct exec_head *head, const struct exec_entry *e, int index, const struct exec_slot *slot, float *row,
-                        struct exec_result *ret) {
-    const struct exec_sampling *params = &slot->sampling;
-    struct exec_token *out = &ret->tokens[ret->n_tokens++];
-    *out = (struct exec_token){.entry = index, .index = e->position + e->n_tokens, .has_logprobs = params->n_logprobs >= 0};
-    if (!out->has_logprobs) {
-        out->token = exec_sample(row, head->n_vocab, params, slot->tokens, slot->n_tokens, head->scratch);
+/* Lists the wanted rows: the same on every member. */
+static void list_rows(struct run *run) {
+    int row = 0;
+    for (int i = 0; i < run->step->n_entries; i++) {
+        const struct exec_entry *e = &run->step->entries[i];
+        const struct exec_slot *slot = &run->slots->slots[e->slot];
+        for (int t = exec_head_first_logit(e, slot); t < e->n_tokens; t++) {
+            bool is_sample = e->samples && t == e->n_tokens - 1;
+            run->rows[row++] = (struct row){.ask = is_sample ? exec_ask_sample(&slot->sampling, slot->tokens, slot->n_tokens)
+                                                             : exec_ask_prompt(&slot->sampling, prompt_token(run->head, e, slot, e->position + t)),
+                                            .entry = i,
+                                            .index = e->position + t + 1,
+                                            .at = run->part_bytes};
+            run->part_bytes += exec_part_bytes(&run->rows[row - 1].ask);
+        }
+    }
+}
+
+static void fill_row(struct run *run, int row, struct exec_workspace *space) {
+    const struct exec_head *head = run->head;
+    if (exec_part_fill(&run->rows[row].ask, row_logits(run, row), head->part_begin[head->index], head->part_len[head->index], space,
+                       run->mine + run->rows[row].at) != 0)
+        atomic_store(&run->is_out_of_memory, true);
+}
+
+static void choose_row(struct run *run, int row, struct exec_workspace *space) {
+    const struct exec_ask *ask = &run->rows[row].ask;
+    const void *parts[COMM_MAX_RANKS];
+    row_parts(run, row, parts);
+    if (ask->tokens == NULL) {
+        run->verdicts[row] = (struct verdict){ask->known_token < 0 ? 0 : ask->known_token, exec_raw_known(parts, run->head->n_members)};
         return;
     }
-    /* Sampling changes the row; the log-probabilities are those of the raw one. */
-    float *changed = malloc((size_t)head->n_vocab * sizeof *changed);
-    if (changed == NULL) {
-        out->has_logprobs = false;
-        out->token = exec_sample(row, head->n_vocab, params, slot->tokens, slot->n_tokens, head->scratch);
-        return;
+    struct exec_candidate chosen = {0};
+    int found = exec_choose(ask, parts, run->head->n_members, space, &chosen);
+    if (found == 0 && run->head->n_members == 1) { /* the whole row is here */
+        exec_row_finish(ask, row_logits(run, row), 0, run->head->n_vocab, space, space->row);
+        found = exec_choose_whole(ask, space->row, run->head->n_vocab, space, &chosen) == 0 ? 1 : -1;
+        chosen.raw = row_logits(run, row)[chosen.token];
     }
-    memcpy(changed, row, (size_t)head->n_vocab * sizeof *changed);
-    out->token = exec_sample(changed, head->n_vocab, params, slot->tokens, slot->n_tokens, head->scratch);
-    exec_logprobs_of(row, head->n_vocab, out->token, params->n_logprobs, &out->logprobs);
-    free(changed);
+    run->verdicts[row] = (struct verdict){found == 1 ? chosen.token : -1, chosen.raw};
+    if (found < 0)
+        atomic_store(&run->is_out_of_memory, true);
 }
 
-static bool step_is_plain_greedy(const struct exec_step *step, const struct exec_slots *slots) {
-    for (int i = 0; i < step->n_entries; i++)
-        if (!exec_sampling_is_plain_greedy(&slots->slots[step->entries[i].slot].sampling))
-            return false;
-    return true;
+/* Brings one row together on the first member, which chooses from it. */
+static int choose_from_whole(struct run *run, int row, struct err *err) {
+    struct exec_head *head = run->head;
+    const struct exec_ask *ask = &run->rows[row].ask;
+    size_t most = (size_t)head->part_most, floats = ask->wants_logprobs ? 2 * most : most;
+    float *mine = reserve(&head->whole_mine, floats * sizeof *mine), *all = NULL, *whole = NULL;
+    if (head->index == 0) {
+        all = reserve(&head->whole_all, floats * (size_t)head->n_members * sizeof *all);
+        whole = reserve(&head->whole, (size_t)head->n_vocab * sizeof *whole);
+    }
+    if (mine == NULL || (head->index == 0 && (all == NULL || whole == NULL)))
+        return no_memory(1, err);
+    int len = head->part_len[head->index];
+    memset(mine, 0, floats * sizeof *mine);
+    exec_row_finish(ask, row_logits(run, row), head->part_begin[head->index], len, &head->space[0], mine);
+    if (ask->wants_logprobs)
+        memcpy(mine + most, row_logits(run, row), (size_t)len * sizeof *mine);
+    head->traffic.whole_rows++;
+    if (gather(head, mine, floats * sizeof *mine, all, err) != 0 || head->index != 0)
+        return head->index == 0 ? -1 : 0;
+    for (int m = 0; m < head->n_members; m++)
+        memcpy(whole + head->part_begin[m], all + (size_t)m * floats, (size_t)head->part_len[m] * sizeof *whole);
+    struct exec_candidate chosen;
+    if (exec_choose_whole(ask, whole, head->n_vocab, &head->space[0], &chosen) != 0)
+        return no_memory(1, err);
+    run->verdicts[row] = (struct verdict){chosen.token, 0};
+    for (int m = 0; m < head->n_members && ask->wants_logprobs; m++)
+        if (chosen.token >= head->part_begin[m] && chosen.token < head->part_begin[m] + head->part_len[m])
+            run->verdicts[row].raw = all[(size_t)m * floats + most + (size_t)(chosen.token - head->part_begin[m])];
+    return 0;
 }
 
-int exec_head_sample(struct exec_head *head, const struct exec_step *step, const struct exec_slots *slots, float *logits, int n_rows,
+static int broadcast_verdicts(struct run *run, struct err *err) {
+    if (broadcast(run->head, run->verdicts, (size_t)run->n_rows * sizeof *run->verdicts, err) != 0)
+        return -1;
+    for (int row = 0; row < run->n_rows; row++)
+        if (run->verdicts[row].token < -1 || run->verdicts[row].token >= run->head->n_vocab)
+            return err_set(err, ERR_PEER, "the first rank chose token %d; the model has %d", run->verdicts[row].token, run->head->n_vocab);
+    return 0;
+}
+
+/* Everybody gets to know every row's token, and where log-probabilities are wanted its raw logit. */
+static int choose_tokens(struct run *run, struct err *err) {
+    struct exec_head *head = run->head;
+    if (gather(head, run->mine, run->part_bytes, (char *)run->all, err) != 0 ||
+        (head->index == 0 && for_each_row(run, choose_row, err) != 0) || broadcast_verdicts(run, err) != 0)
+        return -1;
+    bool has_whole = false;
+    for (int row = 0; row < run->n_rows; row++) {
+        if (run->verdicts[row].token >= 0)
+            continue;
+        has_whole = true;
+        if (choose_from_whole(run, row, err) != 0)
+            return -1;
+    }
+    return has_whole ? broadcast_verdicts(run, err) : 0;
+}
+
+static bool wants_logprobs(const struct run *run, int row) {
+    const struct exec_ask *ask = &run->rows[row].ask;
+    return ask->wants_logprobs && (ask->tokens != NULL || ask->known_token >= 0);
+}
+
+static void count_row(struct run *run, int row, struct exec_workspace *space) {
+    (void)space;
+    run->counts[row] = wants_logprobs(run, row)
+                           ? exec_count_above(row_logits(run, row), run->head->part_len[run->head->index], run->verdicts[row].raw)
+                           : 0;
+}
+
+/* Counts the tokens that are more likely than each chosen one: their sum over the parts is its rank. */
+static int count_ranks(struct run *run, struct err *err) {
+    struct exec_head *head = run->head;
+    size_t n = (size_t)run->n_rows;
+    bool is_wanted = false;
+    for (int row = 0; row < run->n_rows; row++)
+        is_wanted = is_wanted || wants_logprobs(run, row);
+    if (!is_wanted)
+        return 0;
+    run->all_counts = reserve(&head->counts, n * (size_t)(head->n_members + 1) * sizeof *run->all_counts);
+    if (run->all_counts == NULL)
+        return no_memory(run->n_rows, err);
+    run->counts = run->all_counts + n * (size_t)head->n_members;
+    if (for_each_row(run, count_row, err) != 0)
+        return -1;
+    return gather(head, run->counts, n * sizeof *run->counts, run->all_counts, err);
+}
+
+static void emit_row(const struct run *run, int row, struct exec_result *result) {
+    const struct row *r = &run->rows[row];
+    bool is_sample = r->ask.tokens != NULL, has_logprobs = run->head->index == 0 && wants_logprobs(run, row);
+    if (!is_sample && !has_logprobs)
+        return;
+    struct exec_token *out = &result->tokens[result->n_tokens++];
+    *out = (struct exec_token){
+        .entry = r->entry, .index = r->index, .token = run->verdicts[row].token, .is_prompt = !is_sample, .has_logprobs = has_logprobs};
+    if (!has_logprobs)
+        return;
+    const void *parts[COMM_MAX_RANKS];
+    row_parts(run, row, parts);
+    exec_logprobs_merge(&r->ask, parts, run->head->n_members, run->verdicts[row].raw, &out->logprobs);
+    for (int m = 0; m < run->head->n_members; m++)
+        out->logprobs.rank += run->all_counts[m * run->n_rows + row];
+}
+
+int exec_head_sample(struct exec_head *head, const struct exec_step *step, const struct exec_slots *slots, const float *logits, int n_rows,
                      struct exec_result *ret, struct err *err) {
+    struct run run = {.head = head, .step = step, .slots = slots, .logits = logits, .n_rows = n_rows};
     struct exec_result result = {.number = step->number};
     *ret = result;
     if (n_rows == 0)
         return 0;
-    bool plain_greedy = step_is_plain_greedy(step, slots);
-    int32_t *greedy = NULL;
-    int status = -1;
-    if (head->index == 0) {
-        result.tokens = calloc((size_t)n_rows + (size_t)step->n_entries, sizeof *result.tokens);
-        greedy = malloc((size_t)n_rows * sizeof *greedy);
-        if (result.tokens == NULL || greedy == NULL) {
-            err_set(err, ERR_NOMEM, "no memory for a step's tokens");
-            goto free_greedy;
-        }
+    run.rows = reserve(&head->rows, (size_t)n_rows * sizeof *run.rows);
+    run.verdicts = reserve(&head->verdicts, (size_t)n_rows * sizeof *run.verdicts);
+    result.tokens = calloc((size_t)n_rows, sizeof *result.tokens);
+    if (run.rows == NULL || run.verdicts == NULL || result.tokens == NULL) {
+        no_memory(n_rows, err);
+        goto finish_result;
     }
-    if (plain_greedy ? gather_best(head, logits, n_rows, greedy, err) != 0
-                     : head->n_members > 1 && gather_rows(head, logits, n_rows, err) != 0)
-        goto free_greedy;
-    for (int i = 0, row = 0; head->index == 0 && i < step->n_entries; i++) {
-        const struct exec_entry *e = &step->entries[i];
-        const struct exec_slot *slot = &slots->slots[e->slot];
-        for (int t = exec_head_first_logit(e, slot); t < e->n_tokens; t++, row++) {
-            if (plain_greedy) {
-                result.tokens[result.n_tokens++] =
-                    (struct exec_token){.entry = i, .index = e->position + e->n_tokens, .token = greedy[row]};
-                continue;
-            }
-            float *whole = whole_row(head, logits, n_rows, row);
-            if (slot->sampling.n_prompt_logprobs >= 0)
-                emit_prompt_logprobs(head, e, i, slot, e->position + t, whole, &result);
-            if (e->samples && t == e->n_tokens - 1)
-                emit_sample(head, e, i, slot, whole, &result);
-        }
+    list_rows(&run);
+    run.mine = reserve(&head->mine, run.part_bytes);
+    run.all = reserve(&head->all, head->index == 0 ? run.part_bytes * (size_t)head->n_members : 1);
+    if (run.mine == NULL || run.all == NULL) {
+        no_memory(n_rows, err);
+        goto finish_result;
     }
+    if (for_each_row(&run, fill_row, err) != 0 || choose_tokens(&run, err) != 0 || count_ranks(&run, err) != 0)
+        goto finish_result;
+    for (int row = 0; row < n_rows; row++)
+        emit_row(&run, row, &result);
     *ret = result;
-    result.tokens = NULL;
-    status = 0;
-free_greedy:
-    free(greedy);
+    return 0;
+finish_result:
     exec_result_finish(&result);
-    return status;
+    return -1;
 }

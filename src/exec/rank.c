@@ -21,7 +21,6 @@ struct exec_rank {
     float *hidden; /* [max_step_tokens, hidden]: what comes from or goes to another stage */
     struct model_step_seq *seqs;
     int32_t *tokens;
-    int32_t *sampled; /* [max_seqs], by entry */
     /* Read by others. */
     model_progress done_bytes, saved_bytes;
     atomic_ullong total_bytes, block_bytes, idle_bytes, read_bytes;
@@ -65,12 +64,11 @@ static int rank_create(struct exec_rank *rank, struct err *err) {
         return -1;
     rank->seqs = malloc((size_t)s->max_seqs * sizeof *rank->seqs);
     rank->tokens = malloc((size_t)s->max_step_tokens * sizeof *rank->tokens);
-    rank->sampled = malloc((size_t)s->max_seqs * sizeof *rank->sampled);
     if (s->pp_size > 1)
         rank->hidden = malloc((size_t)s->max_step_tokens * (size_t)config->hidden * sizeof *rank->hidden);
-    if (rank->seqs == NULL || rank->tokens == NULL || rank->sampled == NULL || (s->pp_size > 1 && rank->hidden == NULL))
+    if (rank->seqs == NULL || rank->tokens == NULL || (s->pp_size > 1 && rank->hidden == NULL))
         return err_set(err, ERR_NOMEM, "no memory for the buffers of a step of %d tokens", s->max_step_tokens);
-    if (rank->split.has_head && exec_head_create(config, &rank->split, rank->group, &rank->head, err) != 0)
+    if (rank->split.has_head && exec_head_create(config, &rank->split, rank->team, rank->group, &rank->head, err) != 0)
         return -1;
     return 0;
 }
@@ -146,22 +144,11 @@ static int prepare_step(struct exec_rank *rank, const struct exec_step *step, st
     return n_rows;
 }
 
-/* Tells every rank of the only stage what was sampled, so that a next step can go on before the driver knows. */
-static int share_samples(struct exec_rank *rank, const struct exec_step *step, const struct exec_result *result, struct err *err) {
-    bool has_samples = false;
-    for (int i = 0; i < step->n_entries; i++) {
-        rank->sampled[i] = -1;
-        has_samples = has_samples || step->entries[i].samples;
-    }
+/* The slots of the only stage keep what was sampled, so that a next step can go on before the driver knows. */
+static void keep_samples(struct exec_rank *rank, const struct exec_step *step, const struct exec_result *result) {
     for (int i = 0; i < result->n_tokens; i++)
         if (!result->tokens[i].is_prompt)
-            rank->sampled[result->tokens[i].entry] = result->tokens[i].token;
-    if (has_samples && comm_broadcast(rank->group, 0, rank->sampled, (size_t)step->n_entries * sizeof *rank->sampled, err) != 0)
-        return -1;
-    for (int i = 0; i < step->n_entries; i++)
-        if (step->entries[i].samples)
-            exec_slots_keep_sample(&rank->slots, &step->entries[i], rank->sampled[i]);
-    return 0;
+            exec_slots_keep_sample(&rank->slots, &step->entries[result->tokens[i].entry], result->tokens[i].token);
 }
 
 static int rank_compute(struct exec_rank *rank, const struct exec_step *step, struct err *err) {
@@ -188,12 +175,13 @@ static int rank_compute(struct exec_rank *rank, const struct exec_step *step, st
     struct exec_result result;
     if (exec_head_sample(rank->head, step, &rank->slots, logits, n_rows, &result, err) != 0)
         return -1;
-    int status = s->pp_size == 1 ? share_samples(rank, step, &result, err) : 0;
+    if (s->pp_size == 1)
+        keep_samples(rank, step, &result);
     result.compute_ns = clock_mono_ns() - start_ns;
-    if (status == 0 && rank->split.tp_rank == 0)
+    if (rank->split.tp_rank == 0)
         rank->opts.result(rank->opts.ctx, &result);
     exec_result_finish(&result);
-    return status;
+    return 0;
 }
 
 static int rank_run(struct exec_rank *rank, struct err *err) {
@@ -226,7 +214,6 @@ static void *rank_main(void *arg) {
     free(rank->hidden);
     free(rank->seqs);
     free(rank->tokens);
-    free(rank->sampled);
     return NULL;
 }
 

@@ -1,15 +1,18 @@
 /*
- * Sampling parameters of a sequence, and the choice of a token from one row of logits. Pure; any thread.
+ * Sampling parameters of a sequence, what they do to its logits, and the noise of its draws. Pure; any thread.
  *
- * Order as in vLLM: bias and masks, penalties, temperature, min_p, top_k, top_p, then one draw that depends on
- * (seed, index of the token in the sequence) alone. Log-probabilities are those of the raw logits.
+ * Order as in vLLM: allowed tokens, bad words, min_tokens, biases, penalties, temperature, min_p, top_k, top_p, then the draw among what is
+ * left (candidates.h). Log-probabilities are those of the raw logits.
  */
 #ifndef EXEC_SAMPLING_H
 #define EXEC_SAMPLING_H
 
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "base/rand.h"
 
 enum {
     EXEC_MAX_TOP_LOGPROBS = 20,
@@ -58,17 +61,29 @@ struct exec_logprobs {
     float top_logprobs[EXEC_MAX_TOP_LOGPROBS];
 };
 
-/* True when the token is the arg max of the raw logits whatever else is asked: then no whole rows need to travel. */
-bool exec_sampling_is_plain_greedy(const struct exec_sampling *params);
+/* Whether anything but the temperature changes the logits of the token that comes after n_generated. */
+bool exec_sampling_changes_logits(const struct exec_sampling *params, int n_generated);
 
 /*
- * Chooses the token with index n_tokens of the sequence tokens[n_tokens]. logits: [n_vocab], changed in place. Memory that it
- * needs: scratch of exec_sampling_scratch_bytes(n_vocab).
+ * Allowed tokens, bad words, min_tokens, biases and penalties, in vLLM's order, on a part of the vocabulary: row[len] are the logits of the
+ * tokens from `begin` on, for the one with index n_tokens of the sequence tokens[n_tokens]. counts: [len] zeros, before and after.
  */
-int32_t exec_sample(float *logits, int n_vocab, const struct exec_sampling *params, const int32_t *tokens, int n_tokens, void *scratch);
-size_t exec_sampling_scratch_bytes(int n_vocab);
+void exec_sampling_apply(const struct exec_sampling *params, const int32_t *tokens, int n_tokens, int begin, int len, float *row,
+                         int32_t *counts);
 
-/* Log-probability and rank of `token` and the n_top best of a row of raw logits [n_vocab]. */
-void exec_logprobs_of(const float *logits, int n_vocab, int32_t token, int n_top, struct exec_logprobs *ret);
+/*
+ * The draw. Every token has its own noise, which depends on (seed, index in the sequence, token) alone, and the token with the best score
+ * among those that may come is drawn: with Gumbel noise that is a draw from the softmax (Gumbel 1954). So a draw does not depend on who
+ * adds up what, on the order of tokens, or on how the vocabulary is split.
+ */
+static inline uint64_t exec_noise_key(const struct exec_sampling *params, int index) { return rand_ctr_u64(params->seed, (uint64_t)index); }
+
+/* An exponential variable is -log(1 - v) ≥ v for this v, uniform in (0, 1). The token with the least variable / probability is drawn. */
+static inline double exec_noise(uint64_t key, int32_t token) {
+    return ((double)(int64_t)(rand_mix64(key + ((uint64_t)token + 1) * 0x9e3779b97f4a7c15u) >> 11) + 0.5) * 0x1.0p-53;
+}
+
+/* logit: over the temperature. */
+static inline double exec_score(double logit, double noise) { return logit - log(-log1p(-noise)); }
 
 #endif

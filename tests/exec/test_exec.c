@@ -1,14 +1,12 @@
-/* exec: frame bodies there and back, slots, sampling. */
+/* exec: frame bodies there and back, slots, settings. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
-#include "base/rand.h"
 #include "exec/settings.h"
 #include "exec/slots.h"
 #include "exec/step.h"
@@ -25,27 +23,49 @@ static void test_step_there_and_back(void **state) {
     sampling.stop_ids[1] = 42;
     sampling.n_bias = 1;
     sampling.bias[0] = (struct exec_bias){3, -1.5f};
+    sampling.n_logprob_ids = 2;
+    sampling.logprob_ids[1] = 77;
+    sampling.n_allowed = 1;
+    sampling.allowed[0] = 9;
+    sampling.n_bad = 5;
+    memcpy(sampling.bad, (int32_t[]){1, 8, 2, 6, 7}, 5 * sizeof sampling.bad[0]);
     sampling.seed = UINT64_MAX - 1;
     struct exec_entry entries[] = {
         {.slot = 3, .fresh = true, .position = 0, .n_tokens = 3, .tokens = tokens, .n_new_blocks = 2, .new_blocks = blocks, .next_token = 8, .sampling = &sampling},
         {.slot = 0, .samples = true, .position = 31, .n_tokens = 1, .tokens = tokens + 1, .first_block = 2, .new_blocks = blocks, .next_token = -1},
+        {.slot = 1, .fresh = true, .position = 2, .cached = tokens, .n_tokens = 1, .tokens = tokens + 2, .n_new_blocks = 1, .new_blocks = blocks, .sampling = &sampling},
     };
-    struct exec_step step = {.number = 77, .n_entries = 2, .n_tokens = 4, .entries = entries}, back;
+    struct exec_step step = {.number = 77, .n_entries = 3, .n_tokens = 5, .entries = entries}, back;
     struct err err;
     struct buf body;
     buf_init(&body, 1 << 16);
     assert_int_equal(exec_step_encode(&step, &body), 0);
     assert_int_equal(exec_step_decode(&body, &back, &err), 0);
     assert_int_equal(back.number, 77);
-    assert_int_equal(back.n_tokens, 4);
+    assert_int_equal(back.n_tokens, 5);
     assert_memory_equal(back.entries[0].tokens, tokens, sizeof tokens);
     assert_memory_equal(back.entries[0].new_blocks, blocks, sizeof blocks);
     assert_memory_equal(back.entries[0].sampling, &sampling, offsetof(struct exec_sampling, stop_ids));
     assert_int_equal(back.entries[0].sampling->stop_ids[1], 42);
     assert_true(back.entries[0].sampling->bias[0].bias == -1.5f);
+    assert_int_equal(back.entries[0].sampling->logprob_ids[1], 77);
+    assert_int_equal(back.entries[0].sampling->allowed[0], 9);
+    assert_memory_equal(back.entries[0].sampling->bad, sampling.bad, 5 * sizeof sampling.bad[0]);
     assert_int_equal(back.entries[0].next_token, 8);
     assert_true(back.entries[1].samples && !back.entries[1].fresh);
+    assert_memory_equal(back.entries[2].cached, tokens, 2 * sizeof tokens[0]);
+    assert_int_equal(back.entries[2].tokens[0], 7);
     exec_step_finish(&back);
+    /* Lengths of bad words that do not add up are refused. */
+    struct exec_sampling crooked = sampling;
+    crooked.bad[2] = 3;
+    entries[0].sampling = &crooked;
+    struct buf other;
+    buf_init(&other, 1 << 16);
+    assert_int_equal(exec_step_encode(&step, &other), 0);
+    assert_int_equal(exec_step_decode(&other, &back, &err), -1);
+    assert_string_equal(err.msg, "malformed frame: bad words that do not add up");
+    buf_finish(&other);
     /* Every truncation and every changed byte is refused or decodes to something within limits. */
     for (size_t n = 0; n < body.len_bytes; n++) {
         struct buf cut;
@@ -113,107 +133,34 @@ static void test_slots_refuse_what_does_not_fit(void **state) {
     exec_slots_finish(&slots);
 }
 
-enum { N_VOCAB = 50, N_DRAWS = 20000 };
-
-static void draw_many(const float *logits, struct exec_sampling *params, int *counts) {
-    int32_t tokens[1] = {0};
-    void *scratch = malloc(exec_sampling_scratch_bytes(N_VOCAB));
-    memset(counts, 0, N_VOCAB * sizeof *counts);
-    for (int i = 0; i < N_DRAWS; i++) {
-        float row[N_VOCAB];
-        memcpy(row, logits, sizeof row);
-        params->seed = (uint64_t)i;
-        counts[exec_sample(row, N_VOCAB, params, tokens, 1, scratch)]++;
-    }
-    free(scratch);
-}
-
-static void test_sampling_follows_the_distribution(void **state) {
+/* A sequence whose beginning is cached, and one that goes on from its own sample. */
+static void test_slots_take_what_the_driver_does_not_send(void **state) {
     (void)state;
-    float logits[N_VOCAB];
-    double p[N_VOCAB], sum = 0;
-    int counts[N_VOCAB];
-    for (int i = 0; i < N_VOCAB; i++)
-        logits[i] = 4 * (float)rand_ctr_unit(1, (uint64_t)i);
-    struct exec_sampling params = greedy();
-    params.temperature = 0.7f;
-    for (int i = 0; i < N_VOCAB; i++)
-        sum += p[i] = exp(logits[i] / 0.7);
-    draw_many(logits, &params, counts);
-    for (int i = 0; i < N_VOCAB; i++) {
-        double wanted = p[i] / sum * N_DRAWS;
-        assert_true(fabs(counts[i] - wanted) < 5 * sqrt(wanted) + 5); /* five standard deviations */
-    }
-    /* top_k, top_p and min_p cut exactly the tokens that they should. */
-    params.top_k = 5;
-    draw_many(logits, &params, counts);
-    for (int i = 0; i < N_VOCAB; i++) {
-        int n_better = 0;
-        for (int j = 0; j < N_VOCAB; j++)
-            n_better += logits[j] > logits[i];
-        assert_int_equal(counts[i] > 0, n_better < 5);
-    }
-    params.top_k = 0;
-    params.top_p = 0.5f;
-    draw_many(logits, &params, counts);
-    for (int i = 0; i < N_VOCAB; i++) {
-        double better = 0;
-        for (int j = 0; j < N_VOCAB; j++)
-            better += logits[j] > logits[i] ? p[j] / sum : 0;
-        assert_int_equal(counts[i] > 0, better < 0.5);
-    }
-    params.top_p = 1;
-    params.min_p = 0.3f;
-    double best = 0;
-    for (int i = 0; i < N_VOCAB; i++)
-        best = p[i] > best ? p[i] : best;
-    draw_many(logits, &params, counts);
-    for (int i = 0; i < N_VOCAB; i++)
-        assert_int_equal(counts[i] > 0, p[i] >= 0.3 * best);
-}
-
-static void test_masks_and_penalties(void **state) {
-    (void)state;
-    float row[4] = {1, 4, 3, 2};
-    int32_t tokens[] = {1, 1, 2}; /* one of prompt, two generated */
-    char scratch[4 * 8];
-    struct exec_sampling params = greedy();
-    params.n_prompt = 1;
-    assert_int_equal(exec_sample(row, 4, &params, tokens, 3, scratch), 1);
-    params.n_stop_ids = 1;
-    params.stop_ids[0] = 1;
-    params.min_tokens = 3; /* only two are generated: the stop id is masked */
-    memcpy(row, (float[]){1, 4, 3, 2}, sizeof row);
-    assert_int_equal(exec_sample(row, 4, &params, tokens, 3, scratch), 2);
-    params.min_tokens = 0;
-    params.repetition_penalty = 4; /* 1 → 1, 2 → 0.75: 3 wins */
-    memcpy(row, (float[]){1, 4, 3, 2}, sizeof row);
-    assert_int_equal(exec_sample(row, 4, &params, tokens, 3, scratch), 3);
-    params.repetition_penalty = 1;
-    params.frequency_penalty = 1;
-    params.presence_penalty = 1.5f;
-    memcpy(row, (float[]){1, 4, 3, 2}, sizeof row);
-    exec_sample(row, 4, &params, tokens, 3, scratch);
-    assert_true(row[1] == 1.5f && row[2] == 0.5f && row[0] == 1 && row[3] == 2);
-    params = greedy();
-    params.n_bias = 1;
-    params.bias[0] = (struct exec_bias){0, 100};
-    memcpy(row, (float[]){1, 4, 3, 2}, sizeof row);
-    assert_int_equal(exec_sample(row, 4, &params, tokens, 3, scratch), 0);
-}
-
-static void test_logprobs(void **state) {
-    (void)state;
-    float row[4] = {0, 2, 1, 2};
-    struct exec_logprobs lp;
-    double sum = log(1 + 2 * exp(2) + exp(1));
-    exec_logprobs_of(row, 4, 2, 3, &lp);
-    assert_true(fabs(lp.logprob - (1 - sum)) < 1e-6);
-    assert_int_equal(lp.rank, 3);
-    assert_int_equal(lp.n_top, 3);
-    assert_int_equal(lp.top_ids[0], 1);
-    assert_int_equal(lp.top_ids[1], 3);
-    assert_int_equal(lp.top_ids[2], 2);
+    struct exec_slots slots;
+    struct err err;
+    int32_t tokens[] = {7, 8, 9}, blocks[] = {1, 2, 3}, own[] = {EXEC_TOKEN_SAMPLED, 5};
+    struct exec_sampling sampling = greedy();
+    assert_int_equal(exec_slots_init(&slots, 2, 64, 2, 8, &err), 0);
+    struct exec_entry e = {
+        .fresh = true, .position = 2, .cached = tokens, .n_tokens = 1, .tokens = tokens + 2, .n_new_blocks = 2, .new_blocks = blocks, .sampling = &sampling};
+    struct exec_entry ahead = {.position = 3, .n_tokens = 1, .tokens = own, .first_block = 2, .new_blocks = blocks + 2};
+    assert_int_equal(exec_slots_apply(&slots, &e, &err), 0);
+    assert_memory_equal(slots.slots[0].tokens, tokens, sizeof tokens);
+    assert_int_equal(exec_slots_apply(&slots, &ahead, &err), -1);
+    assert_string_equal(err.msg, "a step wants slot 0 to go on from its own sample at 3; it has none there");
+    exec_slots_keep_sample(&slots, &e, 44);
+    ahead.n_tokens = 2;
+    ahead.n_new_blocks = 1;
+    assert_int_equal(exec_slots_apply(&slots, &ahead, &err), -1);
+    ahead.n_tokens = 1;
+    ahead.n_new_blocks = 0;
+    assert_int_equal(exec_slots_apply(&slots, &ahead, &err), 0);
+    assert_int_equal(slots.slots[0].tokens[3], 44);
+    ahead.position = 4;
+    ahead.n_new_blocks = 1;
+    assert_int_equal(exec_slots_apply(&slots, &ahead, &err), -1); /* that sample is used up */
+    assert_int_equal(slots.slots[0].n_tokens, 4);
+    exec_slots_finish(&slots);
 }
 
 static void test_settings_there_and_back(void **state) {
@@ -239,9 +186,7 @@ int main(void) {
         cmocka_unit_test(test_step_there_and_back),
         cmocka_unit_test(test_result_there_and_back),
         cmocka_unit_test(test_slots_refuse_what_does_not_fit),
-        cmocka_unit_test(test_sampling_follows_the_distribution),
-        cmocka_unit_test(test_masks_and_penalties),
-        cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_slots_take_what_the_driver_does_not_send),
         cmocka_unit_test(test_settings_there_and_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
