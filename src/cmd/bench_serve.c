@@ -5,7 +5,9 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -17,7 +19,7 @@
 #include "weights/hub.h"
 #include "weights/store.h"
 
-enum { URL_BYTES = 1024, MODELS_LIMIT = 4 << 20, MODELS_TIMEOUT_MS = 30000, MOST_HEADERS = OPTIONS_MAX_LIST + 1 };
+enum { URL_BYTES = 1024, MODELS_LIMIT = 4 << 20, MODELS_TIMEOUT_MS = 30000, MODELS_GAP_MS = 500, MOST_HEADERS = OPTIONS_MAX_LIST + 1 };
 
 /* What is made from the options before the load, and freed after it. */
 struct plan {
@@ -123,8 +125,8 @@ static void set_sampling(struct plan *plan) {
         json_object_update(plan->extra, o->bench.extra_body);
 }
 
-/* The first name that the server lists. */
-static int ask_model(struct plan *plan, struct err *err) {
+/* The first name that the server lists. ERR_PEER while nobody listens. */
+static int ask_model_once(struct plan *plan, struct err *err) {
     char url[URL_BYTES + 16];
     struct http_answer answer = {0};
     int result = -1;
@@ -145,6 +147,15 @@ finish_answer:
     json_decref(json);
     buf_finish(&answer.body);
     buf_finish(&answer.headers);
+    return result;
+}
+
+/* A server that is being started gets the time of the ready check for this too. */
+static int ask_model(struct plan *plan, struct err *err) {
+    int64_t deadline_ms = clock_mono_ms() + plan->options->bench.ready_check_timeout_s * 1000;
+    int result;
+    while ((result = ask_model_once(plan, err)) != 0 && err->code == ERR_PEER && clock_left_ms(deadline_ms) > 0 && !cmd_bench_is_cancelled(NULL))
+        usleep(MODELS_GAP_MS * 1000);
     return result;
 }
 
