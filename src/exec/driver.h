@@ -40,6 +40,7 @@ struct exec_driver_info {
     int n_blocks;            /* KV blocks on every rank */
     uint64_t weights_bytes;  /* packed, all ranks together */
     uint64_t kv_bytes;       /* likewise */
+    uint64_t read_bytes;     /* of the model's tensors, likewise; 0 when all shards came from the weights cache */
 };
 
 /* ASSIGN, fingerprints, PEERS, loading (with a progress bar on stderr), START. Names node and phase of whoever is missing. */

@@ -155,6 +155,7 @@ static void tell_loaded(struct starter *s, struct exec_driver_info *info) {
     char read[16], model[16], cached[96] = "";
     exec_load_sum(s->reports, s->n_ranks, &sum);
     info->weights_bytes = sum.total_bytes;
+    info->read_bytes = sum.read_bytes;
     if (s->has_bar) {
         s->bar.rate_bps = sum.rate_bps;
         progress_finish(&s->bar, sum.done_bytes, NULL);

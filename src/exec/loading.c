@@ -32,9 +32,12 @@ int exec_load_reports_from_json(const json_t *list, int n, struct exec_load_repo
     if (json_array_size(list) != (size_t)n)
         return err_set(err, ERR_PEER, "a status has reports of %zu ranks; %d are there", json_array_size(list), n);
     for (int i = 0; i < n; i++) {
+        const json_t *item = json_array_get(list, (size_t)i);
+        if (!json_is_object(item))
+            return err_set(err, ERR_PEER, "a status has %s for a rank's report", json_type_name(item));
         for (int f = 0; f < N_FIELDS; f++) {
             int64_t value;
-            if (json_get_int(json_array_get(list, (size_t)i), fields[f].name, 0, 0, INT64_MAX, &value, err) != 0)
+            if (json_get_int(item, fields[f].name, 0, 0, INT64_MAX, &value, err) != 0)
                 return err_wrap(err, "status of a rank");
             *(int64_t *)((char *)&ret[i] + fields[f].offset) = value;
         }

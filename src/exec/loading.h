@@ -27,7 +27,7 @@ struct exec_node_memory {
 
 /* A list for the frame: new reference, NULL when memory is out. */
 json_t *exec_load_reports_to_json(const struct exec_load_report *reports, int n);
-/* ERR_PEER unless it is a list of n reports. */
+/* Fails unless it is a list of n reports; ret is of no use then. */
 int exec_load_reports_from_json(const json_t *list, int n, struct exec_load_report *ret, struct err *err);
 
 /* All ranks together. */

@@ -355,6 +355,53 @@ static void test_stages(void **state) {
     assert_non_null(strstr(err.msg, "sum to 93; the model has 94"));
     assert_int_equal(model_split_compute(&c, 1, 2, false, (int[]){94, 0}, 0, &s, &err), -1);
     assert_int_equal(model_split_compute(&c, 2, 2, false, NULL, 4, &s, &err), -1);
+    const int by_hand[] = {24, 24, 23, 23};
+    for (int stage = 0, begin = 0; stage < 4; begin += by_hand[stage++]) {
+        assert_int_equal(model_split_compute(&c, 8, 4, true, by_hand, stage * 8 + 5, &s, &err), 0);
+        assert_int_equal(s.layer_begin, begin);
+        assert_int_equal(s.layer_end, begin + by_hand[stage]);
+    }
+}
+
+/* 64 heads, 4 KV heads, 128 experts. */
+static void test_splits_of_the_235b(void **state) {
+    (void)state;
+    struct model_config c = must_load("Qwen--Qwen3-235B-A22B", NULL);
+    struct model_split s;
+    struct err err;
+    static const int impossible[] = {3, 5, 6, 7, 12, 24, 48, 128};
+    for (size_t i = 0; i < sizeof impossible / sizeof impossible[0]; i++) {
+        for (int ep = 0; ep < 2; ep++) {
+            char expected[160];
+            assert_int_equal(model_split_compute(&c, impossible[i], 1, ep, NULL, 0, &s, &err), -1);
+            snprintf(expected, sizeof expected, "64 heads and 4 KV heads cannot be split over %d tensor-parallel ranks; possible are 1, 2, 4, 8, 16, 32, 64",
+                     impossible[i]);
+            assert_string_equal(err.msg, expected);
+        }
+    }
+    /* Both commands of the guide; more ranks than KV heads share them. */
+    assert_int_equal(model_split_compute(&c, 8, 2, true, NULL, 8 + 5, &s, &err), 0);
+    assert_true(s.layer_begin == 47 && s.layer_end == 94 && !s.has_embedding && s.has_head);
+    assert_true(s.head_begin == 40 && s.n_heads == 8 && s.kv_head_begin == 2 && s.n_kv_heads == 1);
+    assert_true(s.expert_begin == 80 && s.n_experts == 16 && s.moe_ffn_len == 1536);
+    assert_int_equal(model_split_compute(&c, 16, 1, true, NULL, 15, &s, &err), 0);
+    assert_true(s.layer_begin == 0 && s.layer_end == 94 && s.has_embedding && s.has_head);
+    assert_true(s.head_begin == 60 && s.n_heads == 4 && s.kv_head_begin == 3 && s.n_kv_heads == 1);
+    assert_true(s.expert_begin == 120 && s.n_experts == 8);
+    /* Without expert parallelism each rank has a slice of all experts. */
+    assert_int_equal(model_split_compute(&c, 16, 1, false, NULL, 15, &s, &err), 0);
+    assert_true(s.n_experts == 128 && s.moe_ffn_begin == 1440 && s.moe_ffn_len == 96);
+    assert_int_equal(model_split_compute(&c, 32, 1, false, NULL, 31, &s, &err), 0);
+    assert_true(s.head_begin == 62 && s.n_heads == 2 && s.kv_head_begin == 3 && s.n_kv_heads == 1);
+    /* Whole experts need not come out even: the first ranks have one more. */
+    c = must_load("Qwen--Qwen3-235B-A22B", "{\"num_experts\": 20}");
+    check_split(&c, 8, 2, true, NULL);
+    assert_int_equal(model_split_compute(&c, 8, 1, true, NULL, 3, &s, &err), 0);
+    assert_true(s.expert_begin == 9 && s.n_experts == 3);
+    assert_int_equal(model_split_compute(&c, 8, 1, true, NULL, 4, &s, &err), 0);
+    assert_true(s.expert_begin == 12 && s.n_experts == 2);
+    assert_int_equal(model_split_compute(&c, 32, 1, true, NULL, 0, &s, &err), -1);
+    assert_string_equal(err.msg, "20 experts are fewer than 32 ranks; possible tensor-parallel sizes are 1, 2, 4, 8, 16");
 }
 
 static void test_sizes_that_do_not_divide(void **state) {
@@ -423,6 +470,7 @@ int main(void) {
         cmocka_unit_test(test_a_folder_without_configuration),
         cmocka_unit_test(test_splits_of_real_models),
         cmocka_unit_test(test_stages),
+        cmocka_unit_test(test_splits_of_the_235b),
         cmocka_unit_test(test_sizes_that_do_not_divide),
         cmocka_unit_test(test_rope_scaling),
     };
