@@ -204,8 +204,9 @@ static json_t *job_json(const struct cluster_ray_job *job) {
     json_object_set_new(runtime, "env_vars", env);
     if (job->working_dir != NULL)
         json_object_set_new(runtime, "working_dir", json_string(job->working_dir));
-    return json_pack("{s:s, s:s, s:{s:s}, s:i, s:o}", "submission_id", job->id, "entrypoint", job->entrypoint, "entrypoint_label_selector",
-                     "ray.io/node-id", job->node_id, "entrypoint_num_cpus", job->n_cpus, "runtime_env", runtime);
+    return json_pack("{s:s, s:s, s:{s:s}, s:i, s:o, s:{s:s*}}", "submission_id", job->id, "entrypoint", job->entrypoint, "entrypoint_label_selector",
+                     "ray.io/node-id", job->node_id, "entrypoint_num_cpus", job->n_cpus, "runtime_env", runtime, "metadata",
+                     "shoal_ranks", job->ranks);
 }
 
 int cluster_ray_submit(const struct cluster_ray *ray, const struct cluster_ray_job *job, struct err *err) {

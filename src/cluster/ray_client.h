@@ -39,6 +39,7 @@ struct cluster_ray_job {
     const char *node_id;     /* where it must run */
     int n_cpus;              /* reserved there */
     const char *working_dir; /* URI of a package, or NULL */
+    const char *ranks;       /* "0-7": kept as the job's metadata, for people */
     const char *const *env;  /* name, value, name, value, …, NULL */
 };
 
