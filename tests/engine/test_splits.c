@@ -37,6 +37,8 @@ static const double GAP_TOLERANCE = 0.02;
 struct split {
     int tp, pp, n_nodes;
     bool expert_parallel;
+    int layers[4]; /* of each stage; 0: even */
+    const char *weights_cache; /* or NULL */
 };
 
 struct launch {
@@ -45,6 +47,7 @@ struct launch {
     int driver_fds[MAX_NODES], worker_fds[MAX_NODES];
     int worker_results[MAX_NODES];
     struct exec_driver *driver;
+    struct exec_driver_info info;
     struct engine *engine;
 };
 
@@ -65,7 +68,6 @@ static void *worker_main(void *arg) {
 static void launch_start(struct launch *l, const char *model, struct split split, const char *dtype) {
     struct err err = {0};
     struct exec_worker workers[MAX_NODES];
-    struct exec_driver_info info;
     struct exec_driver_opts opts = {.workers = workers, .n_blocks = 300, .load_timeout_ms = 60000, .peer_timeout_ms = 20000};
     struct exec_settings *s = &opts.settings;
     int n_ranks = split.tp * split.pp;
@@ -75,6 +77,8 @@ static void launch_start(struct launch *l, const char *model, struct split split
                                 .max_step_tokens = 96, .max_model_len = 3500, .op_timeout_ms = 30000};
     snprintf(s->model, sizeof s->model, "%s/models/%s", TEST_DATA_DIR, model);
     snprintf(s->dtype, sizeof s->dtype, "%s", dtype);
+    snprintf(s->weights_cache, sizeof s->weights_cache, "%s", split.weights_cache == NULL ? "" : split.weights_cache);
+    memcpy(s->layers_per_stage, split.layers, sizeof split.layers);
     for (int rank = 0; rank < n_ranks; rank++)
         s->node_of_rank[rank] = rank * split.n_nodes / n_ranks;
     for (int node = 0; node < split.n_nodes; node++) {
@@ -87,7 +91,7 @@ static void launch_start(struct launch *l, const char *model, struct split split
         worker_args[node] = (struct worker_arg){l, node};
         pthread_create(&l->threads[node], NULL, worker_main, &worker_args[node]);
     }
-    if (exec_driver_start(&opts, &l->driver, &info, &err) != 0)
+    if (exec_driver_start(&opts, &l->driver, &l->info, &err) != 0)
         fail_msg("%s", err.msg);
     static const int32_t eos[] = {2047};
     struct engine_opts engine = {.driver = l->driver,
@@ -180,7 +184,8 @@ static int compare(const struct golden *golden, const int32_t *tokens, int n) {
     return n;
 }
 
-static void check_split(const char *model, struct split split, const char *dtype) {
+/* Returns the bytes of the model that the launch has read. */
+static uint64_t check_split(const char *model, struct split split, const char *dtype) {
     static struct golden cases[MAX_CASES];
     struct engine_stream *streams[MAX_CASES];
     struct launch l;
@@ -200,20 +205,37 @@ static void check_split(const char *model, struct split split, const char *dtype
     printf("%s %s tp %d pp %d%s on %d node(s): %d of %d tokens compared\n", model, dtype, split.tp, split.pp, split.expert_parallel ? " ep" : "",
            split.n_nodes, n_compared, n_cases * N_TOKENS);
     assert_true(n_compared > n_cases * N_TOKENS / 2);
+    return l.info.read_bytes;
 }
 
 static void test_dense_splits(void **state) {
     (void)state;
-    static const struct split splits[] = {{1, 1, 1}, {2, 1, 1}, {4, 1, 2}, {1, 2, 2}, {1, 3, 1}, {2, 2, 2}, {2, 2, 4}};
+    static const struct split splits[] = {{1, 1, 1}, {2, 1, 1}, {4, 1, 2}, {1, 2, 2}, {1, 3, 1, false, {1, 3, 2}}, {2, 2, 2}, {2, 2, 4}};
     for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++)
         check_split("tiny-qwen3", splits[i], i % 2 == 0 ? "float32" : "auto");
 }
 
 static void test_mixture_splits(void **state) {
     (void)state;
-    static const struct split splits[] = {{1, 1, 1}, {2, 1, 2}, {4, 1, 1, true}, {2, 2, 2, true}, {1, 3, 3}};
+    static const struct split splits[] = {{1, 1, 1}, {2, 1, 2}, {4, 1, 1, true}, {2, 2, 2, true}, {1, 3, 3}, {8, 2, 2, true}};
     for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++)
         check_split("tiny-qwen3-moe", splits[i], "float32");
+}
+
+/* A second start takes the packed shards and reads nothing of the model; another split's are not taken. */
+static void test_weights_cache(void **state) {
+    (void)state;
+    char folder[] = "/tmp/shoal-test-splits.XXXXXX", command[64];
+    assert_non_null(mkdtemp(folder));
+    struct split split = {2, 2, 2, true, .weights_cache = folder}, other = {4, 1, 1, true, .weights_cache = folder};
+    const struct split starts[] = {split, split, other, split, other};
+    const bool reads[] = {true, false, true, false, false};
+    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
+        uint64_t read_bytes = check_split("tiny-qwen3-moe", starts[i], "float32");
+        assert_int_equal(read_bytes > 0, reads[i]);
+    }
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
 }
 
 /* The same seed gives the same tokens alone and in company, and prompt log-probabilities are told for every position. */
@@ -269,6 +291,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dense_splits),
         cmocka_unit_test(test_mixture_splits),
+        cmocka_unit_test(test_weights_cache),
         cmocka_unit_test(test_sampled_tokens_do_not_depend_on_company),
         cmocka_unit_test(test_workers_leave_when_the_driver_goes),
     };
