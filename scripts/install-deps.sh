@@ -11,7 +11,7 @@ build_packages=(
     libutf8proc-dev libpcre2-dev libhwloc-dev libzip-dev libmnl-dev
     python3 python3-venv python3-pip
 )
-test_packages=(libcmocka-dev libsimde-dev iproute2 procps util-linux nftables)
+test_packages=(libcmocka-dev libsimde-dev iproute2 procps util-linux nftables buildah)
 
 packages=("${build_packages[@]}")
 [ "$what" = test ] && packages+=("${test_packages[@]}")
