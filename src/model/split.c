@@ -48,6 +48,23 @@ static void list_fitting(const struct model_config *config, bool expert_parallel
             len += (size_t)snprintf(text + len, text_bytes - len, "%s%d", len == 0 ? "" : ", ", tp);
 }
 
+/* How many layers weigh as much as the output head. */
+static int head_layers(const struct model_config *config) {
+    int64_t hidden = config->hidden, dim = config->head_dim, inner = config->intermediate;
+    if (config->n_experts > 0)
+        inner = (int64_t)config->n_experts * config->moe_intermediate;
+    int64_t layer = hidden * (2 * config->n_heads * dim + 2 * config->n_kv_heads * dim + 3 * inner);
+    return (int)((config->n_vocab * hidden + layer / 2) / layer);
+}
+
+/* The default: stages of equal weight. The last one has the head too, and so fewer layers; the others differ by one at most. */
+static int even_layers(const struct model_config *config, int n_stages, int stage) {
+    int head = head_layers(config), last = (config->n_layers + head) / n_stages - head;
+    last = n_stages == 1 ? config->n_layers : last < 1 ? 1 : last;
+    int n_others = n_stages - 1, rest = config->n_layers - last;
+    return stage == n_others ? last : rest / n_others + (stage >= n_others - rest % n_others);
+}
+
 static int split_layers(const struct model_config *config, const int *layers_per_stage, struct model_split *split, struct err *err) {
     int n_stages = split->pp_size, sum = 0;
     if (n_stages > config->n_layers)
@@ -61,9 +78,7 @@ static int split_layers(const struct model_config *config, const int *layers_per
                 return err_set(err, ERR_INVALID, "stage %d would have %d of the model's %d layers; each stage needs at least one", stage, n,
                                config->n_layers);
         } else {
-            /* The stages between get the remainder first: the ends also have the embedding and the output head. */
-            int more = config->n_layers % n_stages, place = stage == n_stages - 1 ? n_stages - 1 : stage == 0 ? n_stages - 2 : stage - 1;
-            n = config->n_layers / n_stages + (n_stages > 1 && place < more);
+            n = even_layers(config, n_stages, stage);
         }
         if (stage == split->pp_rank) {
             split->layer_begin = sum;

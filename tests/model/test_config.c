@@ -349,6 +349,13 @@ static void test_stages(void **state) {
         assert_int_equal(model_split_compute(&c, 1, 4, false, NULL, stage, &s, &err), 0);
         assert_int_equal(s.layer_end - s.layer_begin, expected[stage]);
     }
+    /* A small model's output head weighs as much as ten of its layers. */
+    struct model_config small = must_load("Qwen--Qwen3-0.6B", NULL); /* 28 layers */
+    const int weighed[] = {9, 9, 9, 1, 19, 9};
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(model_split_compute(&small, 1, i < 4 ? 4 : 2, false, NULL, i < 4 ? i : i - 4, &s, &err), 0);
+        assert_int_equal(s.layer_end - s.layer_begin, weighed[i]);
+    }
     assert_int_equal(model_split_compute(&c, 1, 95, false, NULL, 0, &s, &err), -1);
     assert_non_null(strstr(err.msg, "1 to 94"));
     assert_int_equal(model_split_compute(&c, 1, 2, false, (int[]){50, 43}, 0, &s, &err), -1);
