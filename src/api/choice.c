@@ -16,6 +16,7 @@ int api_choice_init(struct api_choice *choice, struct api *api, const struct api
                                    .stops = params->stops,
                                    .n_stops = params->n_stops,
                                    .include_stop = params->include_stop,
+                                   .min_tokens = (int)params->min_tokens,
                                    .limit_bytes = DETOK_LIMIT_BYTES};
     if (text_detok_create(api->opts.tokenizer, &opts, &choice->detok, &err) != 0)
         return api_fail(error, err.code == ERR_NOMEM ? 500 : 400, err.code == ERR_NOMEM ? "InternalServerError" : NULL, "stop", "%s",
@@ -28,8 +29,10 @@ int api_choice_init(struct api_choice *choice, struct api *api, const struct api
             return api_fail_memory(error);
     }
     choice->has_logprobs = params->n_logprobs >= 0;
+    /* A chat's list of the best has the token itself first: given tokens come besides. */
+    int n_top = (int)params->n_logprobs + (params->is_chat && params->tokens.logprob_ids != NULL);
     if (choice->has_logprobs &&
-        api_logprobs_init(&choice->logprobs, api->opts.tokenizer, params->is_chat, (int)params->n_logprobs, params->tokens_as_ids) != 0)
+        api_logprobs_init(&choice->logprobs, api->opts.tokenizer, params->is_chat, n_top, params->tokens_as_ids) != 0)
         return api_fail_memory(error);
     if (choice->has_logprobs && params->echo && !params->is_chat)
         api_logprobs_add(&choice->logprobs, prompt->ids.ids[0], NULL);

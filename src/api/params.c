@@ -1,7 +1,6 @@
 /* Fields and checks of generating requests; see params.h. */
 #include "api/params.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,9 +84,8 @@ int api_params_check_raw(const json_t *body, bool is_chat, struct api_error *err
 }
 
 int api_params_check_supported(const json_t *body, struct api_error *error) {
-    static const char *const absent[] = {"structured_outputs",   "allowed_token_ids", "bad_words",
-                                         "use_beam_search",      "prompt_embeds",     "logprob_token_ids",
-                                         "repetition_detection", "thinking_token_budget"};
+    static const char *const absent[] = {"structured_outputs", "use_beam_search", "prompt_embeds", "repetition_detection",
+                                         "thinking_token_budget"};
     for (size_t i = 0; i < sizeof absent / sizeof absent[0]; i++)
         if (truthy(present(body, absent[i])))
             return api_fail(error, 400, NULL, absent[i], "`%s` is not supported yet; leave it out.", absent[i]);
@@ -230,6 +228,8 @@ static void read_logprobs(struct api_fields *fields, struct api_params *params) 
     params->n_prompt_logprobs = params->echo ? params->n_logprobs : -1;
     if (api_field_int(fields, "prompt_logprobs", &prompt))
         params->n_prompt_logprobs = count_or_all(prompt);
+    if (params->tokens.logprob_ids != NULL) /* they take the place of the best */
+        params->n_logprobs = (int64_t)json_array_size(params->tokens.logprob_ids);
 }
 
 void api_params_read(const struct api *api, struct api_fields *fields, bool is_chat, struct api_params *ret) {
@@ -258,7 +258,9 @@ void api_params_read(const struct api *api, struct api_fields *fields, bool is_c
     read_stop_ids(fields, &params);
     api_field_bool(fields, "include_stop_str_in_output", &params.include_stop);
     api_field_bool(fields, "skip_special_tokens", &params.skip_special);
-    params.logit_bias = api_field_object(fields, "logit_bias");
+    bool spaces_between = true; /* of no effect: no byte-level tokenizer puts any */
+    api_field_bool(fields, "spaces_between_special_tokens", &spaces_between);
+    api_token_params_read(fields, &params.tokens);
     api_field_bool(fields, "echo", &params.echo);
     read_logprobs(fields, &params);
     read_stream(api, fields, &params);
@@ -270,30 +272,6 @@ void api_params_read(const struct api *api, struct api_fields *fields, bool is_c
     api_field_str(fields, "cache_salt", &params.cache_salt);
     params.priority = priority < INT32_MIN ? INT32_MIN : priority > INT32_MAX ? INT32_MAX : (int)priority;
     *ret = params;
-}
-
-static int read_bias(const struct api *api, const json_t *bias, struct exec_sampling *sampling, struct api_error *error) {
-    const char *key;
-    json_t *value;
-    if (json_object_size(bias) > EXEC_MAX_BIAS)
-        return api_refuse(error, "logit_bias", NULL, "logit_bias has %zu entries; at most %d are possible.", json_object_size(bias),
-                          EXEC_MAX_BIAS);
-    json_object_foreach((json_t *)bias, key, value) {
-        char *end;
-        errno = 0;
-        long long token = strtoll(key, &end, 10);
-        if (end == key || *end != '\0' || errno != 0)
-            return api_refuse(error, "logit_bias", NULL,
-                              "logit_bias contains key(s) that cannot be converted to integer token IDs: ['%.100s']", key);
-        if (!json_is_number(value))
-            return api_refuse(error, "logit_bias", NULL, "logit_bias of token %lld must be a number.", token);
-        if (token < 0 || token >= api->opts.n_vocab)
-            return api_refuse(error, "logit_bias", key,
-                              "token_id(s) [%lld] in logit_bias contain out-of-vocab token ids. Vocabulary size: %d", token,
-                              api->opts.n_vocab);
-        sampling->bias[sampling->n_bias++] = (struct exec_bias){(int32_t)token, (float)fmin(100, fmax(-100, json_number_value(value)))};
-    }
-    return 0;
 }
 
 static int check_ranges(const struct api_params *p, int64_t max_tokens, struct api_error *error) {
@@ -334,6 +312,8 @@ static int check_ranges(const struct api_params *p, int64_t max_tokens, struct a
         return PLAIN("min_tokens must be less than or equal to max_tokens=%s, got %lld.", number, (long long)p->min_tokens);
     if (p->has_empty_stop)
         return PLAIN("stop cannot contain an empty string.");
+    if (api_token_params_check(&p->tokens, error) != 0)
+        return -1;
     if (p->temperature < GREEDY_TEMPERATURE && p->n > 1)
         return PLAIN("n must be 1 when using greedy sampling, got %d.", p->n);
 #undef PLAIN
@@ -344,7 +324,7 @@ static int check_counts(const struct api *api, const struct api_params *p, struc
     const struct {
         const char *what, *param;
         int64_t n;
-    } counts[] = {{"sample", "logprobs", p->n_logprobs}, {"prompt", "prompt_logprobs", p->n_prompt_logprobs}};
+    } counts[] = {{"sample", "logprobs", p->tokens.logprob_ids != NULL ? -1 : p->n_logprobs}, {"prompt", "prompt_logprobs", p->n_prompt_logprobs}};
     for (size_t i = 0; i < 2; i++) {
         char text[32];
         int64_t n = counts[i].n == INT32_MAX ? api->opts.n_vocab : counts[i].n;
@@ -388,7 +368,7 @@ int api_params_sampling(const struct api *api, const struct api_params *p, int n
                                        .max_tokens = (int)max_tokens,
                                        .min_tokens = (int)p->min_tokens,
                                        .ignore_eos = p->ignore_eos,
-                                       .n_logprobs = (int)p->n_logprobs,
+                                       .n_logprobs = p->tokens.logprob_ids != NULL ? 0 : (int)p->n_logprobs,
                                        .n_prompt_logprobs = (int)p->n_prompt_logprobs,
                                        .n_stop_ids = p->n_stop_ids};
     if (sampling.temperature == 0) {
@@ -398,7 +378,7 @@ int api_params_sampling(const struct api *api, const struct api_params *p, int n
     }
     if (!p->has_seed && rand_secret(&sampling.seed, sizeof sampling.seed, NULL) != 0)
         return api_fail(error, 500, "InternalServerError", NULL, "The system gives no random numbers.");
-    if (check_counts(api, p, error) != 0 || read_bias(api, p->logit_bias, &sampling, error) != 0)
+    if (check_counts(api, p, error) != 0 || api_token_params_sampling(api, &p->tokens, &sampling, error) != 0)
         return -1;
     for (int i = 0; i < p->n_stop_ids; i++)
         sampling.stop_ids[i] = (int32_t)p->stop_ids[i];

@@ -12,6 +12,7 @@
 
 #include "api/answer.h"
 #include "api/fields.h"
+#include "api/token_params.h"
 #include "engine/engine.h"
 
 enum { API_MAX_STOPS = 64, API_MAX_CHOICES = 1024, API_NO_TRUNCATION = -2 };
@@ -35,8 +36,8 @@ struct api_params {
     int n_stops;
     bool has_empty_stop;
     bool include_stop, skip_special;
-    const json_t *logit_bias;              /* object or NULL */
-    int64_t n_logprobs, n_prompt_logprobs; /* -1: none */
+    struct api_token_params tokens;
+    int64_t n_logprobs, n_prompt_logprobs; /* -1: none; n_logprobs: as many as logprob_token_ids where there are some */
     bool echo;
     bool stream, include_usage, continuous_usage;
     int stream_interval;

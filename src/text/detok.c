@@ -18,6 +18,8 @@ struct text_detok {
     size_t longest_stop;
     struct buf pending; /* bytes of an unfinished character */
     struct buf held;    /* valid text that is not out yet */
+    int n_early;        /* tokens to come in which no stop string may end */
+    size_t early_bytes; /* of the held text: from such tokens */
 };
 
 int text_detok_create(const struct text_tokenizer *tokenizer, const struct text_detok_opts *opts, struct text_detok **ret, struct err *err) {
@@ -27,6 +29,7 @@ int text_detok_create(const struct text_tokenizer *tokenizer, const struct text_
     d->tokenizer = tokenizer;
     d->skip_special = opts->skip_special;
     d->include_stop = opts->include_stop;
+    d->n_early = opts->min_tokens;
     buf_init(&d->pending, opts->limit_bytes);
     buf_init(&d->held, opts->limit_bytes);
     d->stops = calloc((size_t)opts->n_stops + 1, sizeof *d->stops);
@@ -62,7 +65,9 @@ void text_detok_destroy(struct text_detok *detok) {
 static int find_stop(const struct text_detok *d, size_t *ret_at) {
     int found = -1;
     for (int i = 0; i < d->n_stops; i++) {
-        const char *at = d->stops[i][0] == '\0' || d->held.len_bytes == 0 ? NULL : memmem(d->held.data, d->held.len_bytes, d->stops[i], strlen(d->stops[i]));
+        size_t len = strlen(d->stops[i]);
+        size_t from = d->early_bytes >= len ? d->early_bytes - len + 1 : 0; /* what begins there ends behind the early text */
+        const char *at = len == 0 || d->held.len_bytes <= from ? NULL : memmem(d->held.data + from, d->held.len_bytes - from, d->stops[i], len);
         if (at != NULL && (found < 0 || (size_t)(at - d->held.data) < *ret_at)) {
             found = i;
             *ret_at = (size_t)(at - d->held.data);
@@ -95,11 +100,14 @@ static int let_out(struct text_detok *d, struct buf *out) {
         buf_clear(&d->held);
     else
         buf_consume(&d->held, n);
+    d->early_bytes -= d->early_bytes < n ? d->early_bytes : n;
     return stop;
 }
 
 int text_detok_push(struct text_detok *detok, int32_t id, struct buf *out) {
     size_t len = 0;
+    bool is_early = detok->n_early > 0;
+    detok->n_early -= is_early;
     const char *bytes = detok->skip_special && text_tokenizer_is_special(detok->tokenizer, id)
                             ? NULL
                             : text_tokenizer_token_bytes(detok->tokenizer, id, &len);
@@ -111,6 +119,8 @@ int text_detok_push(struct text_detok *detok, int32_t id, struct buf *out) {
     if (utf8_append_repaired(&detok->held, buf_str(&detok->pending), whole) != 0)
         return -2;
     buf_consume(&detok->pending, whole);
+    if (is_early)
+        detok->early_bytes = detok->held.len_bytes;
     return let_out(detok, out);
 }
 

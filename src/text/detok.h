@@ -20,6 +20,7 @@ struct text_detok_opts {
     const char *const *stops; /* stop strings (copied), n_stops of them */
     int n_stops;
     bool include_stop;        /* the matched stop string stays in the text */
+    int min_tokens;           /* stop strings that end within the first so many tokens are text like any other */
     size_t limit_bytes;       /* most text held back or returned by one call */
 };
 

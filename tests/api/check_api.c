@@ -178,6 +178,12 @@ static void test_stops(void **unused) {
     answer = ask("/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":100,\"stop\":\"wo th\",\"include_stop_str_in_output\":true}", 200);
     assert_string_equal(text_of(choice_of(answer, 0), "text"), "one two th");
     json_decref(answer);
+    /* a stop string within the first min_tokens tokens is text like any other */
+    char early[160];
+    snprintf(early, sizeof early, "{\"prompt\":\"a\",\"max_tokens\":100,\"stop\":\"two\",\"min_tokens\":%d}", count_tokens("one two three"));
+    answer = ask("/v1/completions", early, 200);
+    assert_string_equal(text_of(choice_of(answer, 0), "text"), "one two three fourone ");
+    json_decref(answer);
     /* what was held back as the beginning of a stop string comes out at the end */
     answer = ask("/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":1,\"stop\":\"one two t\"}", 200);
     assert_int_equal(count_of(answer, "completion_tokens"), 1);
@@ -310,6 +316,31 @@ static void test_sampling_reaches_the_engine(void **unused) {
     assert_int_equal(s->n_bias, 2);
     assert_true(s->bias[0].token == 9 && s->bias[0].bias == -100 && s->bias[1].bias == 3);
     assert_int_equal(engine.n_last_prompt, 3);
+    /* words to avoid, alone and behind a space where that is another token; tokens to choose from; tokens to tell of */
+    json_decref(ask("/v1/completions",
+                    "{\"prompt\":[1,2,3],\"bad_words\":[\"  the\",\"two words\"],\"allowed_token_ids\":[7,8],\"logprob_token_ids\":[5,6],"
+                    "\"spaces_between_special_tokens\":false}",
+                    200));
+    struct text_ids the, spaced;
+    struct err err;
+    text_ids_init(&the, 64);
+    text_ids_init(&spaced, 64);
+    assert_int_equal(text_tokenizer_encode(tokenizer, "the", 3, 0, &the, &err), 0);
+    assert_int_equal(text_tokenizer_encode(tokenizer, " the", 4, 0, &spaced, &err), 0);
+    assert_int_equal(s->bad[0], the.n_ids);
+    assert_memory_equal(&s->bad[1], the.ids, (size_t)the.n_ids * sizeof *the.ids);
+    if (the.n_ids == spaced.n_ids) {
+        assert_int_equal(s->bad[1 + the.n_ids], spaced.n_ids);
+        assert_memory_equal(&s->bad[2 + the.n_ids], spaced.ids, (size_t)spaced.n_ids * sizeof *spaced.ids);
+    }
+    text_ids_finish(&the);
+    text_ids_finish(&spaced);
+    int n_words = 0;
+    for (int at = 0; at < s->n_bad; at += 1 + s->bad[at])
+        n_words++;
+    assert_in_range(n_words, 2, 4);
+    assert_true(s->n_allowed == 2 && s->allowed[1] == 8 && s->n_logprob_ids == 2 && s->logprob_ids[0] == 5);
+    assert_int_equal(s->n_logprobs, 0);
     /* defaults: 16 tokens for a completion, the rest of the context for a chat; temperature 1 */
     json_decref(ask("/v1/completions", "{\"prompt\":[1]}", 200));
     assert_int_equal(engine.last.max_tokens, 16);
@@ -353,6 +384,18 @@ static void test_logprobs(void **unused) {
     json_t *entry = json_array_get(json_object_get(json_object_get(choice_of(answer, 0), "logprobs"), "content"), 0);
     assert_int_equal(json_integer_value(json_array_get(json_object_get(entry, "bytes"), 0)), 0xf0);
     assert_int_equal(json_array_size(json_object_get(entry, "top_logprobs")), 2);
+    json_decref(answer);
+    /* given tokens take the place of the best, beside the token itself */
+    reset("one");
+    answer = ask("/v1/completions", "{\"prompt\":\"ab\",\"max_tokens\":1,\"logprob_token_ids\":[300,301],\"return_tokens_as_token_ids\":true}", 200);
+    json_t *top = json_array_get(json_object_get(json_object_get(choice_of(answer, 0), "logprobs"), "top_logprobs"), 0);
+    assert_int_equal(json_object_size(top), 3);
+    assert_true(json_real_value(json_object_get(top, "token_id:301")) == -2);
+    json_decref(answer);
+    answer = ask("/v1/chat/completions",
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,\"logprob_token_ids\":[300,301]}", 200);
+    entry = json_array_get(json_object_get(json_object_get(choice_of(answer, 0), "logprobs"), "content"), 0);
+    assert_int_equal(json_array_size(json_object_get(entry, "top_logprobs")), 3);
     json_decref(answer);
     /* in a stream each chunk has the logprobs of its own tokens */
     reset("one two three");
@@ -449,7 +492,22 @@ static void test_refusals(void **unused) {
         {"/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":512}", 400,
          "you requested 512 output tokens and your prompt contains 1 input tokens, for a total of 513"},
         {"/v1/completions", "{\"prompt\":\"a\",\"truncate_prompt_tokens\":513}", 400, "cannot be greater than max_model_len=512"},
-        {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":[\"x\"]}", 400, "`bad_words` is not supported yet"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"use_beam_search\":true}", 400, "`use_beam_search` is not supported yet"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"structured_outputs\":{\"regex\":\"a\"}}", 400, "`structured_outputs` is not supported yet"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":[\"x\",\"\"]}", 400, "bad_words cannot contain an empty string. Got bad_words=['x', '']"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":[\" \"]}", 400,
+         "bad_words entries must tokenize to at least one token. (parameter=bad_words, value=[' '])"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":\"x\"}", 400, "Input should be a valid list"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":[\"x\",5]}", 400, "'loc': 'body.bad_words.1', 'msg': 'Input should be a valid string'"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"allowed_token_ids\":[]}", 400,
+         "allowed_token_ids is not None and empty! (parameter=allowed_token_ids, value=[])"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"allowed_token_ids\":[1,-1,99999999]}", 400,
+         "allowed_token_ids contains out-of-vocab token id! (parameter=allowed_token_ids, value=[-1, 99999999])"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"allowed_token_ids\":[1,\"a\"]}", 400, "'loc': 'body.allowed_token_ids.1', 'msg': 'Input should be a valid integer"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"logprob_token_ids\":[-3]}", 400, "token_id(s) [-3] in logprob_token_ids contain out-of-vocab token ids."},
+        {"/v1/completions", "{\"prompt\":\"a\",\"logprob_token_ids\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21]}", 400,
+         "Requested logprob_token_ids of length 21, which is greater than max allowed: 20"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"logit_bias\":{\"99999999\":1}}", 400, "in logit_bias contain out-of-vocab token ids."},
         {"/v1/completions", "{\"prompt\":\"a\",\"model\":\"other\"}", 404, "The model `other` does not exist. Valid aliases: qwen, alias."},
         {"/v1/chat/completions", "{}", 400, "'loc': 'body.messages', 'msg': 'Field required', 'input': '<dict of 0 items>'"},
         {"/v1/chat/completions", "{\"messages\":[5]}", 400, "'loc': 'body.messages.0'"},

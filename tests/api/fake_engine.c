@@ -103,6 +103,11 @@ static bool advance(struct engine_stream *stream, struct choice *choice) {
         event.stop_token = is_stop ? event.token : -1;
         event.stop_is_eos = is_eos;
         invent_logprobs(engine, event.token, choice->sampling.n_logprobs, &event);
+        for (int i = 0; i < choice->sampling.n_logprob_ids; i++) {
+            event.logprobs.n_top = i + 1;
+            event.logprobs.top_ids[i] = choice->sampling.logprob_ids[i];
+            event.logprobs.top_logprobs[i] = -2;
+        }
         choice->n_generated++;
         atomic_fetch_add(&engine->n_tokens, 1);
     }

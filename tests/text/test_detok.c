@@ -67,6 +67,36 @@ static void test_stop_strings_over_token_borders(void **state) {
     check_stop("", (const char *[]){"x"}, 1, false, -1, "");
 }
 
+/* A stop string counts only where it ends behind the first min_tokens tokens; it may begin before. */
+static void test_early_stop_strings_are_text(void **state) {
+    (void)state;
+    static const char text[] = "ab ab ab";
+    struct text_ids ids;
+    encode(text, &ids);
+    for (int n = 0; n <= ids.n_ids; n++) {
+        struct buf early, out;
+        buf_init(&early, 100);
+        buf_init(&out, 100);
+        assert_int_equal(text_tokenizer_decode(tokenizer, ids.ids, n, false, &early), 0);
+        struct text_detok_opts opts = {.stops = (const char *[]){"b"}, .n_stops = 1, .min_tokens = n, .limit_bytes = 1000};
+        int stop = detokenize(&ids, &opts, &out);
+        const char *late = strchr(text + early.len_bytes, 'b');
+        assert_int_equal(stop, late == NULL ? -1 : 0);
+        assert_int_equal(out.len_bytes, late == NULL ? strlen(text) : (size_t)(late - text));
+        buf_finish(&early);
+        buf_finish(&out);
+    }
+    /* begins early, ends late */
+    struct buf out;
+    buf_init(&out, 100);
+    struct text_detok_opts opts = {.stops = (const char *[]){"b ab a"}, .n_stops = 1, .min_tokens = 1, .limit_bytes = 1000};
+    assert_true(ids.n_ids > 1);
+    assert_int_equal(detokenize(&ids, &opts, &out), 0);
+    assert_string_equal(buf_str(&out), "a");
+    buf_finish(&out);
+    text_ids_finish(&ids);
+}
+
 static void test_special_tokens(void **state) {
     (void)state;
     struct text_detok_opts opts = {.skip_special = true, .limit_bytes = 1000};
@@ -125,6 +155,7 @@ static void test_limits(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stop_strings_over_token_borders),
+        cmocka_unit_test(test_early_stop_strings_are_text),
         cmocka_unit_test(test_special_tokens),
         cmocka_unit_test(test_random_tokens_as_all_at_once),
         cmocka_unit_test(test_limits),
