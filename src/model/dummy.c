@@ -125,7 +125,7 @@ static int choose_dtypes(struct model *model, enum dtype dtype, struct err *err)
         char name[WEIGHTS_NAME_BYTES];
         part->dtype = model_part_dtype(&model->config, part, model_part_source(&model->config, part, dtype));
         int block = dtype_block_weights(part->dtype);
-        if ((part->col_begin % block != 0 || part->n_cols % block != 0)) {
+        if (part->col_begin % block != 0 || part->n_cols % block != 0) {
             model_part_name(model, part, false, name);
             return err_set(err, ERR_INVALID, "tensor '%s' cannot be %s on this rank: its columns %d to %d are no whole blocks of %d", name,
                            dtype_name(part->dtype), part->col_begin, part->col_begin + part->n_cols, block);
