@@ -2,7 +2,7 @@
 # Makes the base image for nodes, without any image registry: Debian's minimal root file system (debootstrap), the libraries that the
 # program needs, Python, and Ray in /opt/ray. As root; 10 minutes and 1.5 GB of disk.
 # usage: make-base.sh PROGRAM [TAG] [RAY_VERSION]        TAG: shoal-base:latest
-# MIRROR, SUITE: of Debian. PIP_INDEX_URL: of PyPI. ENGINE_ARGS: further arguments of buildah, before its command.
+# MIRROR, SUITE: of Debian. PIP_INDEX_URL, PIP_CERT: of PyPI, or of what stands in for it. ENGINE_ARGS: further arguments of buildah, before its command.
 set -euo pipefail
 program=${1:?usage: make-base.sh PROGRAM [TAG] [RAY_VERSION]}
 tag=${2:-shoal-base:latest}
@@ -29,11 +29,15 @@ debootstrap --variant=minbase --include="$packages" "${SUITE:-$(. /etc/os-releas
 cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
 [ -r /etc/pip.conf ] && cp /etc/pip.conf "$root/etc/pip.conf"
 mount -t proc proc "$root/proc"
-chroot "$root" /usr/bin/env PIP_INDEX_URL="${PIP_INDEX_URL:-}" sh -c '
-    [ -n "$PIP_INDEX_URL" ] || unset PIP_INDEX_URL
+pip_env=(-u PIP_FIND_LINKS)
+if [ -r "${PIP_CERT:-}" ]; then # a mirror's own certificates, for the installation alone
+    cp "$PIP_CERT" "$root/tmp/index.pem"
+    pip_env+=(PIP_CERT=/tmp/index.pem)
+fi
+chroot "$root" /usr/bin/env "${pip_env[@]}" sh -c '
     python3 -m venv /opt/ray && /opt/ray/bin/pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check "ray[default]==$1"' sh "$ray" >&2
 umount "$root/proc"
-rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root/etc/pip.conf" "$root"/usr/share/{doc,man,locale}/* "$root"/root/.cache
+rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root/etc/pip.conf" "$root"/usr/share/{doc,man,locale}/* "$root"/root/.cache "$root/tmp/index.pem"
 : > "$root/etc/resolv.conf"
 
 # shellcheck disable=SC2086
