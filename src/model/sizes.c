@@ -14,11 +14,14 @@ static enum dtype source_dtype(const struct model *model, const struct model_par
     return tensor != NULL ? tensor->dtype : model_part_source(&model->config, part, floats);
 }
 
-/* 0 for a part that cannot be cut so: loading will say why. */
+/* 0 for a part that cannot be cut so. */
 static uint64_t packed_bytes(const struct model *model, const struct model_part *part, enum dtype source) {
     struct model_part packed = *part;
     packed.dtype = model_part_dtype(&model->config, part, source);
-    return part->n_cols % dtype_block_weights(packed.dtype) == 0 ? model_part_bytes(&packed) : 0;
+    int block = dtype_block_weights(packed.dtype);
+    if (packed.dtype == DTYPE_F8_E4M3 && part->row_begin % KERNELS_PANEL_ROWS != 0)
+        return 0;
+    return part->col_begin % block == 0 && part->n_cols % block == 0 ? model_part_bytes(&packed) : 0;
 }
 
 static bool is_expert(const struct model_part *part) { return part->expert >= 0; }
@@ -41,18 +44,28 @@ int model_sizes_compute(const struct model_config *config, const struct model_sp
     struct model *model;
     if (model_describe(config, split, opts, n_threads, &model, err) != 0)
         return -1;
+    int rc = -1;
     struct model_sizes sizes = {.kv_block_bytes = model_kv_block_bytes(model), .buffers_bytes = model_buffers_bytes(model)};
     for (int i = 0; i < model->n_parts; i++) {
         const struct model_part *part = &model->parts[i];
         enum dtype source = source_dtype(model, part, store, floats);
         uint64_t n = (uint64_t)part->n_rows * (uint64_t)part->n_cols, bytes = packed_bytes(model, part, source);
+        if (bytes == 0) {
+            char name[WEIGHTS_NAME_BYTES];
+            model_part_name(model, part, store != NULL && weights_store_gguf(store) != NULL, name);
+            err_set(err, ERR_INVALID, "tensor '%s' [%d, %d] cannot be cut over %d ranks: a rank's part must be whole blocks of %s", name, part->rows,
+                    part->cols, split->tp_size, dtype_name(model_part_dtype(config, part, source)));
+            goto destroy_model;
+        }
         sizes.n_params += n;
         sizes.plain_bytes += n * (uint64_t)dtype_block_bytes(source) / (uint64_t)dtype_block_weights(source);
         sizes.weights_bytes += bytes;
         sizes.experts_bytes += is_expert(part) ? bytes : 0;
         sizes.lookup_bytes += is_looked_up(model, part) ? bytes : 0;
     }
-    model_destroy(model);
     *ret = sizes;
-    return 0;
+    rc = 0;
+destroy_model:
+    model_destroy(model);
+    return rc;
 }
