@@ -483,9 +483,7 @@ static void drain_wake_fd(struct engine *engine) {
     (void)n; /* empty is fine: it does not block */
 }
 
-/*
- * Steps go out first: readers are woken, and counts published, while the ranks are busy again.
- */
+/* Steps go out first: counts are published, then readers woken (who may ask for them), while the ranks are busy again. */
 static int engine_turn(struct engine *engine, struct err *err) {
     struct sched_plan plan;
     struct exec_result result;
@@ -493,9 +491,9 @@ static int engine_turn(struct engine *engine, struct err *err) {
     while (engine->n_flights < engine->most_flights && sched_plan_next(engine->sched, &plan))
         if (send_step(engine, &plan, err) != 0)
             return -1;
+    publish_stats(engine);
     wake_readers(engine);
     reap_streams(engine);
-    publish_stats(engine);
     log_stats(engine);
     int n = exec_driver_next(engine->opts.driver, engine->wake_fd, IDLE_WAIT_MS, &result, err);
     if (n < 0)
@@ -521,9 +519,9 @@ static void engine_wind_down(struct engine *engine) {
             stream_fail(stream, &why);
             stream_cancel_all(engine, stream);
         }
+        publish_stats(engine);
         wake_readers(engine);
         reap_streams(engine);
-        publish_stats(engine);
         if (is_stopping)
             return;
         struct timespec nap = {.tv_nsec = 10000000};

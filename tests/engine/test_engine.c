@@ -34,6 +34,9 @@ struct fake_step {
 static struct fake_step fake_steps[MAX_STEPS];
 static int fake_n;
 static atomic_int fake_fails, fake_delay_us;
+static atomic_int fake_is_held; /* no results meanwhile */
+static atomic_int fake_waits;   /* is held, and the engine waits for a result */
+static atomic_ullong fake_fresh_step[10]; /* by seed: the step that a request with that seed was fresh in */
 static bool fake_slot_wants_prompt[MAX_SEQS];
 
 int exec_driver_submit(struct exec_driver *driver, const struct exec_step *step, struct err *err) {
@@ -43,8 +46,10 @@ int exec_driver_submit(struct exec_driver *driver, const struct exec_step *step,
     *fake = (struct fake_step){.number = step->number, .n = step->n_entries};
     for (int i = 0; i < step->n_entries; i++) {
         const struct exec_entry *e = &step->entries[i];
-        if (e->fresh)
+        if (e->fresh) {
             fake_slot_wants_prompt[e->slot] = e->sampling->n_prompt_logprobs >= 0;
+            atomic_store(&fake_fresh_step[e->sampling->seed % 10], step->number);
+        }
         fake->entries[i].index = e->position + e->n_tokens;
         fake->entries[i].samples = e->samples;
         fake->entries[i].wants_prompt = fake_slot_wants_prompt[e->slot];
@@ -59,9 +64,10 @@ int exec_driver_next(struct exec_driver *driver, int wake_fd, int timeout_ms, st
     (void)driver;
     if (atomic_load(&fake_fails))
         return err_set(err, ERR_PEER, "node 1 burns");
-    if (fake_n == 0) {
+    if (fake_n == 0 || atomic_load(&fake_is_held)) {
         struct pollfd fd = {.fd = wake_fd, .events = POLLIN};
-        poll(&fd, 1, timeout_ms);
+        atomic_store(&fake_waits, fake_n > 0);
+        poll(&fd, 1, fake_n == 0 ? timeout_ms : 1);
         return 0;
     }
     struct timespec nap = {.tv_nsec = atomic_load(&fake_delay_us) * 1000};
@@ -92,6 +98,8 @@ static struct engine *start(int n_blocks, int n_stages, int max_active) {
     fake_n = 0;
     atomic_store(&fake_fails, 0);
     atomic_store(&fake_delay_us, 0);
+    atomic_store(&fake_is_held, 0);
+    atomic_store(&fake_waits, 0);
     assert_int_equal(engine_create(&opts, &engine, &err), 0);
     return engine;
 }
@@ -270,11 +278,128 @@ static void test_refusals(void **state) {
     engine_destroy(engine);
 }
 
+static void wait_for(const atomic_int *value, int wanted) {
+    for (int i = 0; i < 20000 && atomic_load(value) != wanted; i++) {
+        struct timespec nap = {.tv_nsec = 1000000};
+        nanosleep(&nap, NULL);
+    }
+    assert_int_equal(atomic_load(value), wanted);
+}
+
+/* A client leaves while two steps are under way: the step after them has the one that waited for its blocks. */
+static void test_blocks_of_who_leaves_are_free_for_the_next_step(void **state) {
+    (void)state;
+    struct engine *engine = start(40, 1, 0);
+    struct engine_stream *leaver, *other;
+    struct engine_event event, finish;
+    struct err err;
+    int32_t prompt[100] = {0};
+    struct exec_sampling sampling = plain(50);
+    struct engine_request request = {.prompt = prompt, .n_prompt = 100, .n_choices = 1, .sampling = &sampling};
+    sampling.ignore_eos = true;
+    sampling.seed = 1;
+    assert_int_equal(engine_submit(engine, &request, 1, &leaver, &err), 0);
+    assert_int_equal(engine_stream_next(leaver, 10000, &event, &err), 1);
+    atomic_store(&fake_is_held, 1);
+    wait_for(&fake_waits, 1); /* two steps are under way */
+    prompt[0] = 1; /* nothing to share */
+    sampling.seed = 2;
+    atomic_store(&fake_fresh_step[2], 0);
+    assert_int_equal(engine_submit(engine, &request, 1, &other, &err), 0);
+    engine_stream_close(leaver);
+    struct engine_stats stats;
+    do
+        engine_stats_read(engine, &stats);
+    while (stats.n_running > 0 || stats.n_waiting == 0); /* the blocks are free before any result came */
+    assert_true(stats.kv_usage == 0);
+    uint64_t last = stats.steps;
+    atomic_store(&fake_is_held, 0);
+    assert_int_equal(read_all(other, 100, &finish), 50);
+    assert_int_equal(atomic_load(&fake_fresh_step[2]), last + 1);
+    engine_stream_close(other);
+    engine_destroy(engine);
+}
+
+static void test_a_reader_that_never_reads_holds_nobody_up(void **state) {
+    (void)state;
+    struct engine *engine = start(400, 1, 0);
+    struct engine_stream *silent, *other;
+    struct engine_event finish;
+    struct err err;
+    int32_t prompt[5] = {0};
+    struct exec_sampling sampling = plain(190);
+    sampling.ignore_eos = true;
+    struct engine_request request = {.prompt = prompt, .n_prompt = 5, .n_choices = 20, .sampling = &sampling};
+    assert_int_equal(engine_submit(engine, &request, 1, &silent, &err), 0); /* 20 · 190 tokens that nobody takes */
+    request.n_choices = 1;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(engine_submit(engine, &request, 1, &other, &err), 0);
+        assert_int_equal(read_all(other, 5, &finish), 190);
+        engine_stream_close(other);
+    }
+    assert_int_equal(engine_n_active(engine), 0); /* first come, first served: the silent one's are all done */
+    struct engine_event event;
+    int n = 0;
+    while (engine_stream_next(silent, 1000, &event, &err) == 1)
+        n++;
+    assert_int_equal(n, 20 * 191);
+    engine_stream_close(silent);
+    engine_destroy(engine);
+}
+
+static int cached_of(struct engine *engine, const int32_t *prompt, int n_choices, const char *salt, bool wants_prompt) {
+    struct engine_stream *stream;
+    struct engine_event event;
+    struct err err;
+    struct exec_sampling sampling = plain(3);
+    if (wants_prompt)
+        sampling.n_prompt_logprobs = 0;
+    struct engine_request request = {.prompt = prompt, .n_prompt = 50, .n_choices = n_choices, .cache_salt = salt, .sampling = &sampling};
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
+    int status, n_cached = 0;
+    while ((status = engine_stream_next(stream, 10000, &event, &err)) == 1) {
+        assert_true(event.started_ns > 0);
+        if (event.type == ENGINE_EVENT_FINISH)
+            n_cached += event.n_cached;
+    }
+    assert_int_equal(status, -1);
+    engine_stream_close(stream);
+    return n_cached;
+}
+
+static void test_prompts_are_cached_and_counted(void **state) {
+    (void)state;
+    struct engine *engine = start(100, 1, 0);
+    struct engine_stats stats;
+    int32_t prompt[50] = {3};
+    assert_int_equal(cached_of(engine, prompt, 1, NULL, false), 0);
+    assert_int_equal(cached_of(engine, prompt, 1, NULL, false), 48);
+    assert_int_equal(cached_of(engine, prompt, 1, "mine", false), 0);
+    assert_int_equal(cached_of(engine, prompt, 1, "mine", false), 48);
+    assert_int_equal(cached_of(engine, prompt, 1, NULL, true), 0); /* whose log-probabilities are wanted, must be computed */
+    prompt[0]++;
+    assert_int_equal(cached_of(engine, prompt, 3, NULL, false), 2 * 48); /* the second and third continuation share the first's */
+    engine_stats_read(engine, &stats);
+    assert_int_equal(stats.prompt_tokens, 8 * 50);
+    assert_int_equal(stats.generation_tokens, 8 * 3);
+    assert_int_equal(stats.prefix_queries, 7 * 50);
+    assert_int_equal(stats.prefix_hits, 4 * 48);
+    uint64_t n_steps = 0;
+    for (int i = 0; i <= ENGINE_N_STEP_BOUNDS; i++)
+        n_steps += stats.step_tokens_counts[i];
+    assert_int_equal(n_steps, stats.steps);
+    assert_true(stats.step_tokens >= 8 * 50 - 4 * 48 && stats.step_seconds_sum > 0 && stats.driver_seconds_sum > 0);
+    engine_destroy(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_length_and_stop),          cmocka_unit_test(test_prompt_logprobs_come_once),
         cmocka_unit_test(test_many_clients_with_preemption), cmocka_unit_test(test_failure_reaches_all_at_once),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_blocks_of_who_leaves_are_free_for_the_next_step),
+        cmocka_unit_test(test_a_reader_that_never_reads_holds_nobody_up),
+        cmocka_unit_test(test_prompts_are_cached_and_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
