@@ -47,6 +47,12 @@ static int64_t source_row(const struct model_part *part, int panel) {
     return part->source_row + part->row_begin + panel * KERNELS_PANEL_ROWS;
 }
 
+static void expect_part(void *ctx, const struct model_part *part, int panel_begin, int panel_end) {
+    const struct load *load = ctx;
+    if (part->matrix != NULL)
+        weights_store_expect(load->store, part->source, source_row(part, panel_begin), rows_of(part, panel_begin, panel_end), part->n_cols);
+}
+
 static int load_part(void *ctx, struct model_part *part, int panel_begin, int panel_end, uint8_t *scratch, struct err *err) {
     const struct load *load = ctx;
     if (part->matrix == NULL)
@@ -77,13 +83,14 @@ static int load_part(void *ctx, struct model_part *part, int panel_begin, int pa
 
 /* GGUF files of stretched Llama models give the divisors of the frequencies as a tensor. */
 static int load_rope_factors(struct model *model, const struct weights_store *store, struct err *err) {
+    const struct load load = {.model = model, .store = store};
     const struct weights_tensor *tensor = weights_store_gguf(store) != NULL ? weights_store_find(store, "rope_freqs.weight") : NULL;
     float factors[128];
     if (tensor == NULL)
         return 0;
     if (tensor->dtype != DTYPE_F32 || tensor->n_dims != 1 || tensor->dims[0] != model->config.head_dim / 2)
         return err_set(err, ERR_INVALID, "tensor 'rope_freqs.weight' should be %d F32 numbers", model->config.head_dim / 2);
-    if (weights_store_read(store, tensor, 0, 1, 0, tensor->dims[0], factors, err) != 0)
+    if (read_rows(&load, tensor, 0, 1, 0, (int)tensor->dims[0], factors, err) != 0)
         return -1;
     model_rope_fill(model, factors);
     return 0;
@@ -99,7 +106,7 @@ int model_load_prepare(struct model *model, const struct weights_store *store, s
 
 int model_load_read(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel, struct err *err) {
     struct load load = {.model = model, .store = store};
-    struct model_filler filler = {.fill = load_part, .scratch_bytes = scratch_bytes, .ctx = &load};
+    struct model_filler filler = {.fill = load_part, .expect = expect_part, .scratch_bytes = scratch_bytes, .ctx = &load};
     return model_fill(model, &filler, progress, cancel, err);
 }
 

@@ -57,6 +57,12 @@ uint64_t weights_store_bytes(const struct weights_store *store);
  */
 int weights_store_read(const struct weights_store *store, const struct weights_tensor *tensor, int64_t row_begin, int64_t n_rows,
                        int64_t col_begin, int64_t n_cols, void *dst, struct err *err);
+/*
+ * A hint that n_cols columns of these rows will be read soon: whole rows are fetched by the kernel in the background, also where
+ * slices of them are wanted, as far as that is faster. Returns at once, fails never; pages fetched so count as read by nobody.
+ */
+void weights_store_expect(const struct weights_store *store, const struct weights_tensor *tensor, int64_t row_begin, int64_t n_rows,
+                          int64_t n_cols);
 /* Bytes that weights_store_read reads for so many rows and columns; of a quantised matrix its even share of len_bytes. */
 uint64_t weights_store_read_bytes(const struct weights_tensor *tensor, int64_t n_rows, int64_t n_cols);
 /* Bytes read from files so far by weights_store_read on this store, all threads together. */
