@@ -44,10 +44,11 @@ void bench_prompts_finish(struct bench_prompts *prompts) {
 
 static int32_t draw_id(const struct bench_prompts_opts *opts, uint64_t seed, int at) {
     int32_t id = (int32_t)(rand_ctr_u64(seed, (uint64_t)at) % (uint64_t)opts->n_vocab);
-    /* In a text, only tokens that stand for plain bytes keep their meaning. */
+    /* In a text, only tokens that stand for plain bytes keep their meaning; a NUL would end it. */
     for (int tries = 1; opts->as_text && tries < 1000; tries++) {
         size_t len;
-        if (text_tokenizer_token_bytes(opts->tokenizer, id, &len) != NULL && !text_tokenizer_is_special(opts->tokenizer, id))
+        const char *bytes = text_tokenizer_token_bytes(opts->tokenizer, id, &len);
+        if (bytes != NULL && memchr(bytes, '\0', len) == NULL && !text_tokenizer_is_special(opts->tokenizer, id))
             break;
         id = (int32_t)(rand_ctr_u64(seed + (uint64_t)tries, (uint64_t)at) % (uint64_t)opts->n_vocab);
     }
