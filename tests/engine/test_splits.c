@@ -7,22 +7,17 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 #include <cmocka.h>
 
 #include "base/json.h"
 #include "base/log.h"
-#include "engine/engine.h"
-#include "engine/run.h"
-#include "exec/worker.h"
+#include "engine/launch_kit.h"
 #include "kernels/dispatch.h"
 
-enum { MAX_NODES = 4, N_GREEDY = 48, MAX_CASES = 8, MAX_PROMPT = 3000 };
+enum { N_GREEDY = 48, MAX_CASES = 8, MAX_PROMPT = 3000 };
 
 /* Sanitizers make the kernels many times slower: there the short prompts and a few tokens show what they are to show. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -33,85 +28,6 @@ enum { MOST_CASES = MAX_CASES, N_TOKENS = N_GREEDY };
 
 /* Where the reference's two best logits are closer than this, either token is right and the continuations may part (docs/numerics.md). */
 static const double GAP_TOLERANCE = 0.02;
-
-struct split {
-    int tp, pp, n_nodes;
-    bool expert_parallel;
-    int layers[4]; /* of each stage; 0: even */
-    const char *weights_cache; /* or NULL */
-};
-
-struct launch {
-    struct split split;
-    pthread_t threads[MAX_NODES];
-    int driver_fds[MAX_NODES], worker_fds[MAX_NODES];
-    int worker_results[MAX_NODES];
-    struct exec_driver *driver;
-    struct exec_driver_info info;
-    struct engine *engine;
-};
-
-struct worker_arg {
-    struct launch *launch;
-    int node;
-};
-static struct worker_arg worker_args[MAX_NODES];
-
-static void *worker_main(void *arg) {
-    struct worker_arg *w = arg;
-    struct err err;
-    struct exec_worker_opts opts = {.fd = w->launch->worker_fds[w->node], .listen_host = "127.0.0.1", .driver_timeout_ms = 20000};
-    w->launch->worker_results[w->node] = exec_worker_run(&opts, &err);
-    return NULL;
-}
-
-static void launch_start(struct launch *l, const char *model, struct split split, const char *dtype) {
-    struct err err = {0};
-    struct exec_worker workers[MAX_NODES];
-    struct exec_driver_opts opts = {.workers = workers, .n_blocks = 300, .load_timeout_ms = 60000, .peer_timeout_ms = 20000};
-    struct exec_settings *s = &opts.settings;
-    int n_ranks = split.tp * split.pp;
-    *l = (struct launch){.split = split};
-    *s = (struct exec_settings){.load_format = "auto", .kv_cache_dtype = "auto", .tp_size = split.tp, .pp_size = split.pp,
-                                .expert_parallel = split.expert_parallel, .n_nodes = split.n_nodes, .block_size = 16, .max_seqs = 8,
-                                .max_step_tokens = 96, .max_model_len = 3500, .op_timeout_ms = 30000};
-    snprintf(s->model, sizeof s->model, "%s/models/%s", TEST_DATA_DIR, model);
-    snprintf(s->dtype, sizeof s->dtype, "%s", dtype);
-    snprintf(s->weights_cache, sizeof s->weights_cache, "%s", split.weights_cache == NULL ? "" : split.weights_cache);
-    memcpy(s->layers_per_stage, split.layers, sizeof split.layers);
-    for (int rank = 0; rank < n_ranks; rank++)
-        s->node_of_rank[rank] = rank * split.n_nodes / n_ranks;
-    for (int node = 0; node < split.n_nodes; node++) {
-        int fds[2];
-        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
-        s->threads_of_node[node] = 1 + node % 2;
-        l->driver_fds[node] = fds[0];
-        l->worker_fds[node] = fds[1];
-        workers[node] = (struct exec_worker){.name = "test", .host = "127.0.0.1", .fd = fds[0]};
-        worker_args[node] = (struct worker_arg){l, node};
-        pthread_create(&l->threads[node], NULL, worker_main, &worker_args[node]);
-    }
-    if (exec_driver_start(&opts, &l->driver, &l->info, &err) != 0)
-        fail_msg("%s", err.msg);
-    static const int32_t eos[] = {2047};
-    struct engine_opts engine = {.driver = l->driver,
-                                 .sched = {.max_seqs = 8, .max_step_tokens = 96, .max_model_len = 3500, .block_size = 16, .n_blocks = 300,
-                                           .n_stages = split.pp, .max_awaited = split.pp == 1 ? 2 : 1, .prefix_caching = true},
-                                 .eos = eos,
-                                 .n_eos = 1};
-    assert_int_equal(engine_create(&engine, &l->engine, &err), 0);
-}
-
-static void launch_stop(struct launch *l) {
-    engine_destroy(l->engine);
-    exec_driver_stop(l->driver);
-    for (int node = 0; node < l->split.n_nodes; node++) {
-        pthread_join(l->threads[node], NULL);
-        assert_int_equal(l->worker_results[node], 0);
-        close(l->driver_fds[node]);
-        close(l->worker_fds[node]);
-    }
-}
 
 struct golden {
     int n_prompt;
@@ -156,20 +72,6 @@ static int read_tokens(struct engine_stream *stream, int32_t *ret_tokens, int ca
         fail_msg("%s", err.msg);
     assert_int_equal(status, -1);
     return n;
-}
-
-static struct engine_stream *submit(struct launch *l, const int32_t *prompt, int n_prompt, const struct exec_sampling *sampling) {
-    struct engine_stream *stream;
-    struct err err;
-    struct engine_request request = {.prompt = prompt, .n_prompt = n_prompt, .n_choices = 1, .sampling = sampling};
-    if (engine_submit(l->engine, &request, 1, &stream, &err) != 0)
-        fail_msg("%s", err.msg);
-    return stream;
-}
-
-static struct exec_sampling greedy_sampling(int max_tokens) {
-    return (struct exec_sampling){
-        .top_p = 1, .repetition_penalty = 1, .max_tokens = max_tokens, .ignore_eos = true, .n_logprobs = -1, .n_prompt_logprobs = -1};
 }
 
 /* Up to the first place where the reference itself is undecided. Returns the tokens that were compared. */
