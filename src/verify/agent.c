@@ -25,7 +25,6 @@ struct agent {
     struct probe_server *server;
     struct comm_world *world;
     int reduce_node, n_reduce_nodes;
-    char iface[64]; /* "" until node was asked */
 };
 
 static const char *get_str(const json_t *json, const char *key) {
@@ -63,7 +62,6 @@ static int on_node(struct agent *agent, const json_t *ask, json_t *answer, struc
     struct check_iface_opts iface = {.address = agent->opts->listen_host, .toward = get_str(ask, "toward"), .is_quick = is_quick};
     check_iface(&iface, &findings, facts);
     check_host(agent->opts->cpu_level, agent->opts->listen_host, is_quick, &findings, facts);
-    snprintf(agent->iface, sizeof agent->iface, "%s", get_str(facts, "iface"));
     return put_findings(answer, &findings, facts, err);
 }
 
@@ -104,14 +102,16 @@ static int on_npu_ping(struct agent *agent, const json_t *ask, json_t *answer, s
     return 0;
 }
 
-static int on_counters(struct agent *agent, const json_t *ask, json_t *answer, struct err *err) {
+static int on_iface(struct agent *agent, const json_t *ask, json_t *answer, struct err *err) {
     (void)ask;
-    (void)err;
-    struct check_counters counters = {0};
-    if (agent->iface[0] != '\0')
-        check_iface_counters(agent->iface, &counters, NULL);
-    json_object_set_new(answer, "errors", json_integer((json_int_t)counters.errors));
-    json_object_set_new(answer, "drops", json_integer((json_int_t)counters.drops));
+    struct check_iface_state state;
+    if (check_iface_read(agent->opts->listen_host, &state, err) != 0)
+        return -1;
+    json_object_set_new(answer, "iface", json_string(state.name));
+    json_object_set_new(answer, "mtu", json_integer(state.mtu));
+    json_object_set_new(answer, "speed", json_integer(state.speed));
+    json_object_set_new(answer, "errors", json_integer((json_int_t)state.errors));
+    json_object_set_new(answer, "drops", json_integer((json_int_t)state.drops));
     return 0;
 }
 
@@ -125,7 +125,7 @@ static int on_open(struct agent *agent, const json_t *ask, json_t *answer, struc
     json_object_set_new(answer, "host", json_string(tcp.host));
     json_object_set_new(answer, "port", json_integer(tcp.port));
     json_object_set_new(answer, "udp_port", json_integer(udp_port));
-    return on_counters(agent, ask, answer, err);
+    return on_iface(agent, ask, answer, err);
 }
 
 static int on_probe(struct agent *agent, const json_t *ask, json_t *answer, struct err *err) {
@@ -243,7 +243,7 @@ static const struct {
     const char *name;
     int (*answer)(struct agent *agent, const json_t *ask, json_t *answer, struct err *err);
 } questions[] = {{"clock", on_clock}, {"node", on_node},   {"model", on_model},             {"npu", on_npu},       {"npu_ping", on_npu_ping},
-                 {"open", on_open},   {"probe", on_probe}, {"reduce_open", on_reduce_open}, {"reduce", on_reduce}, {"counters", on_counters}};
+                 {"open", on_open},   {"probe", on_probe}, {"reduce_open", on_reduce_open}, {"reduce", on_reduce}, {"iface", on_iface}};
 
 static int answer_to(struct agent *agent, const char *text, size_t len_bytes, struct err *err) {
     json_t *ask = json_parse(text, len_bytes, err);

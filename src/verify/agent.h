@@ -8,12 +8,12 @@
  *   node        "quick", "toward" → "lines", "facts": the interface and the host
  *   npu         the programs → "lines", "facts"
  *   npu_ping    "pings" → "pings"
- *   open        opens the probe server → "host", "port", "udp_port", "errors", "drops"
+ *   open        opens the probe server → "host", "port", "udp_port", and what iface tells
  *   probe       "host", "port", "udp_port", "mtu", "quick" → the figures of probe.h
  *   reduce_open "node", "n_nodes" → "port" of the listener for links
  *   reduce      "peers": [{host, port}], "n_floats", "n" → "median_us", "p99_us"
  *   model       "model", "revision", "download_dir" → "lines", "facts"
- *   counters    → "errors", "drops" of the interface now
+ *   iface       → "iface", "mtu", "speed", "errors", "drops" of the interface now
  *
  * Main thread. Nothing on the node is changed.
  */

@@ -95,16 +95,6 @@ static int read_link(const char *iface, struct link_state *ret, struct err *err)
     return result;
 }
 
-int check_iface_counters(const char *iface, struct check_counters *ret, struct err *err) {
-    struct link_state state;
-    if (read_link(iface, &state, err) != 0)
-        return -1;
-    *ret = (struct check_counters){.packets = state.stats.rx_packets + state.stats.tx_packets,
-                                   .errors = state.stats.rx_errors + state.stats.tx_errors,
-                                   .drops = state.stats.rx_dropped + state.stats.tx_dropped};
-    return 0;
-}
-
 /* Mb/s; -1: the interface does not know (virtual ones often do not). */
 static int read_speed(const char *iface) {
     struct {
@@ -269,21 +259,41 @@ static void check_link(const struct check_iface_opts *opts, const struct net_ifa
         verify_findings_add(findings, 0, VERIFY_OK, "mtu", NULL, "%u on %s", state->mtu, own->name);
 }
 
+/* The entry of the list that has an address; NULL: none. */
+static const struct net_iface *find_address(const struct net_iface *list, int n, const char *address) {
+    for (int i = 0; i < n; i++)
+        if (strcmp(list[i].host, address) == 0)
+            return &list[i];
+    return NULL;
+}
+
+int check_iface_read(const char *address, struct check_iface_state *ret, struct err *err) {
+    struct net_iface list[MAX_IFACES];
+    struct link_state state;
+    const struct net_iface *own = find_address(list, net_iface_list(list, MAX_IFACES, NULL), address);
+    if (own == NULL)
+        return err_set(err, ERR_NOT_FOUND, "no interface has the address %s", address);
+    if (read_link(own->name, &state, err) != 0)
+        return -1;
+    *ret = (struct check_iface_state){.mtu = (int)state.mtu,
+                                      .speed = read_speed(own->name),
+                                      .errors = state.stats.rx_errors + state.stats.tx_errors,
+                                      .drops = state.stats.rx_dropped + state.stats.tx_dropped};
+    snprintf(ret->name, sizeof ret->name, "%s", own->name);
+    return 0;
+}
+
 void check_iface(const struct check_iface_opts *opts, struct verify_findings *findings, json_t *facts) {
     struct net_iface list[MAX_IFACES];
     struct err err;
-    const struct net_iface *own = NULL;
     int n = net_iface_list(list, MAX_IFACES, &err);
     char text[VERIFY_TEXT_BYTES];
-    for (int i = 0; i < n && own == NULL; i++)
-        if (strcmp(list[i].host, opts->address) == 0)
-            own = &list[i];
+    const struct net_iface *own = find_address(list, n, opts->address);
     if (own == NULL) {
         verify_findings_add(findings, 0, VERIFY_FAIL, "interface", "Choose one with --interface", "no interface has the address %s", opts->address);
         return;
     }
     candidates_text(list, n, text, sizeof text);
-    json_object_set_new(facts, "iface", json_string(own->name));
     verify_findings_add(findings, 0, VERIFY_OK, "interface", NULL, "%s %s (candidates: %s)", own->name, own->host, text);
     struct link_state state;
     if (read_link(own->name, &state, &err) != 0) {

@@ -20,11 +20,13 @@ struct check_iface_opts {
 /* The interface of the traffic: up, speed, MTU, route, counters, LLDP neighbour. At most 2 s, for lldpcli. */
 void check_iface(const struct check_iface_opts *opts, struct verify_findings *findings, json_t *facts);
 
-/* Errors and drops of an interface, from rtnetlink. All 0 where there are none. */
-struct check_counters {
-    uint64_t packets, errors, drops;
+/* The least that measuring needs: name and MTU, speed in Mb/s (-1: unknown), errors and drops up to now. */
+struct check_iface_state {
+    char name[64];
+    int mtu, speed;
+    uint64_t errors, drops;
 };
-int check_iface_counters(const char *iface, struct check_counters *ret, struct err *err);
+int check_iface_read(const char *address, struct check_iface_state *ret, struct err *err);
 
 /* Memory, huge pages, NUMA, CPU features, limits, name. Reads /proc and asks hwloc: some ms. */
 void check_host(const char *cpu_level, const char *address, bool is_quick, struct verify_findings *findings, json_t *facts);

@@ -23,18 +23,6 @@ enum {
     SLOW_MBITS = 1000
 };
 
-/* The nodes that take part, and where their probe servers are. */
-struct arena {
-    struct verify_asker *asker;
-    const struct verify_opts *opts;
-    const struct node_facts *facts;
-    struct verify_result *result;
-    int nodes[CLUSTER_MAX_NODES], n;
-    char host[CLUSTER_MAX_NODES][NET_ADDR_BYTES]; /* by node */
-    int port[CLUSTER_MAX_NODES], udp_port[CLUSTER_MAX_NODES];
-    int64_t errors[CLUSTER_MAX_NODES], drops[CLUSTER_MAX_NODES];
-};
-
 static struct verify_pair *pair_of(const struct verify_result *result, int from, int to) { return &result->pairs[from * result->n_nodes + to]; }
 
 static double get_real(const json_t *json, const char *key) {
@@ -42,12 +30,12 @@ static double get_real(const json_t *json, const char *key) {
     return isfinite(value) && value > 0 ? value : 0;
 }
 
-static void refused(struct arena *arena, const struct verify_ask *ask) {
+static void refused(struct verify_arena *arena, const struct verify_ask *ask) {
     if (!arena->asker->is_lost[ask->node])
         verify_findings_add(arena->asker->findings, ask->node, VERIFY_FAIL, "links", NULL, "%s: %s", ask->what, ask->trouble);
 }
 
-static void open_servers(struct arena *arena) {
+static void open_servers(struct verify_arena *arena) {
     const struct verify_opts *opts = arena->opts;
     struct verify_ask asks[CLUSTER_MAX_NODES];
     for (int i = 0; i < opts->n_nodes; i++)
@@ -61,6 +49,13 @@ static void open_servers(struct arena *arena) {
             snprintf(arena->host[i], sizeof arena->host[i], "%s", host);
             arena->port[i] = (int)json_integer_value(json_object_get(asks[i].answer, "port"));
             arena->udp_port[i] = (int)json_integer_value(json_object_get(asks[i].answer, "udp_port"));
+            const char *iface = json_string_value(json_object_get(asks[i].answer, "iface"));
+            int64_t mtu = 0, speed = -1;
+            json_get_int(asks[i].answer, "mtu", 0, 0, 1 << 20, &mtu, NULL);
+            json_get_int(asks[i].answer, "speed", -1, -1, INT32_MAX, &speed, NULL);
+            verify_clean_text(iface == NULL ? "?" : iface, arena->iface[i], sizeof arena->iface[i]);
+            arena->mtu[i] = (int)mtu;
+            arena->speed[i] = (int)speed;
             arena->errors[i] = json_integer_value(json_object_get(asks[i].answer, "errors"));
             arena->drops[i] = json_integer_value(json_object_get(asks[i].answer, "drops"));
             arena->nodes[arena->n++] = i;
@@ -69,7 +64,7 @@ static void open_servers(struct arena *arena) {
     }
 }
 
-static void take_probe(struct arena *arena, int from, int to, struct verify_ask *ask) {
+static void take_probe(struct verify_arena *arena, int from, int to, struct verify_ask *ask) {
     struct verify_pair *pair = pair_of(arena->result, from, to);
     pair->is_measured = true;
     const char *trouble = ask->answer == NULL ? ask->trouble : json_string_value(json_object_get(ask->answer, "trouble"));
@@ -87,7 +82,7 @@ static void take_probe(struct arena *arena, int from, int to, struct verify_ask 
 }
 
 /* One direction of each pair of a round, side by side. pairs: [n][2] indices into arena->nodes. */
-static void probe_round(struct arena *arena, int (*pairs)[2], int n, bool is_back) {
+static void probe_round(struct verify_arena *arena, int (*pairs)[2], int n, bool is_back) {
     struct verify_ask asks[CLUSTER_MAX_NODES];
     for (int i = 0; i < n; i++) {
         int from = arena->nodes[pairs[i][is_back]], to = arena->nodes[pairs[i][!is_back]];
@@ -97,7 +92,7 @@ static void probe_round(struct arena *arena, int (*pairs)[2], int n, bool is_bac
             .what = "measuring the way to another node",
             .timeout_ms = arena->opts->is_quick ? PROBE_QUICK_TIMEOUT_MS : PROBE_TIMEOUT_MS,
             .ask = json_pack("{s:s, s:s, s:i, s:i, s:i, s:b}", "ask", "probe", "host", arena->host[to], "port", arena->port[to], "udp_port",
-                             arena->udp_port[to], "mtu", is_near ? 0 : arena->facts[from].mtu, "quick", arena->opts->is_quick)};
+                             arena->udp_port[to], "mtu", is_near ? 0 : arena->mtu[from], "quick", arena->opts->is_quick)};
     }
     verify_ask_all(arena->asker, asks, n);
     for (int i = 0; i < n; i++)
@@ -105,7 +100,7 @@ static void probe_round(struct arena *arena, int (*pairs)[2], int n, bool is_bac
 }
 
 /* The circle method: one place stays, the others move on by one each round. */
-static void probe_all(struct arena *arena) {
+static void probe_all(struct verify_arena *arena) {
     int n_places = arena->n + arena->n % 2, n_rounds = n_places - 1;
     if (arena->opts->is_quick && n_rounds > QUICK_ROUNDS)
         n_rounds = QUICK_ROUNDS;
@@ -123,11 +118,11 @@ static void probe_all(struct arena *arena) {
     }
 }
 
-static void judge_pair(struct arena *arena, int from, int to, double best_us, double best_mbits) {
+static void judge_pair(struct verify_arena *arena, int from, int to, double best_us, double best_mbits) {
     struct verify_findings *findings = arena->asker->findings;
     struct verify_pair *pair = pair_of(arena->result, from, to);
-    int speed = arena->facts[from].speed;
-    if (!pair->is_measured || arena->asker->is_lost[from])
+    int speed = arena->speed[from];
+    if (!pair->is_measured)
         return;
     bool is_short = pair->frame_passed < pair->frame_tried;
     if (pair->trouble[0] != '\0' && is_short && pair->frame_passed > 0)
@@ -150,7 +145,8 @@ static void judge_pair(struct arena *arena, int from, int to, double best_us, do
         return;
     double limit_us = 3 * best_us > best_us + LATENCY_SLACK_US ? 3 * best_us : best_us + LATENCY_SLACK_US;
     bool is_far = pair->small_us > LATENCY_WARN_US || pair->small_us > limit_us;
-    bool is_narrow = pair->mbits_1 < SLOW_MBITS || pair->mbits_1 < best_mbits / 3 || (speed > 0 && pair->mbits_1 < speed * 0.1);
+    double could_mbits = speed > 0 && speed < best_mbits ? speed : best_mbits; /* links inside one machine do more than they say */
+    bool is_narrow = pair->mbits_1 < SLOW_MBITS || pair->mbits_1 < could_mbits / 3;
     pair->is_slow = is_far || is_narrow;
     verify_findings_add(findings, from, pair->is_slow ? VERIFY_WARN : VERIFY_OK, is_far ? "latency" : is_narrow ? "bandwidth" : "link",
                         is_far     ? "Find what delays: another route, a tunnel, power saving of the network card; prefer pipeline over tensor parallelism across it"
@@ -160,7 +156,7 @@ static void judge_pair(struct arena *arena, int from, int to, double best_us, do
                         pair->mbits_1 / 1000, best_mbits / 1000);
 }
 
-static void judge_pairs(struct arena *arena) {
+static void judge_pairs(struct verify_arena *arena) {
     double best_us = INFINITY, best_mbits = 0;
     int n = arena->opts->n_nodes;
     for (int i = 0; i < n * n; i++) {
@@ -175,7 +171,7 @@ static void judge_pairs(struct arena *arena) {
             judge_pair(arena, from, to, best_us, best_mbits);
 }
 
-static bool has_trouble(const struct arena *arena, double *ret_worst_us) {
+static bool has_trouble(const struct verify_arena *arena, double *ret_worst_us) {
     int n = arena->opts->n_nodes;
     *ret_worst_us = 10;
     for (int i = 0; i < n * n; i++) {
@@ -189,13 +185,16 @@ static bool has_trouble(const struct arena *arena, double *ret_worst_us) {
 }
 
 /* The all-reduce of one token's hidden state, over one rank on each node. */
-static void time_reduce(struct arena *arena) {
+static void time_reduce(struct verify_arena *arena) {
     struct verify_result *result = arena->result;
     struct verify_findings *findings = arena->asker->findings;
     struct verify_ask asks[CLUSTER_MAX_NODES];
     double worst_us;
     int n_floats = arena->opts->load.hidden > 0 ? arena->opts->load.hidden : REDUCE_FLOATS;
-    if (has_trouble(arena, &worst_us)) {
+    bool is_broken = has_trouble(arena, &worst_us);
+    for (int i = 0; i < arena->n; i++)
+        is_broken |= arena->asker->is_lost[arena->nodes[i]];
+    if (is_broken) {
         verify_findings_add(findings, VERIFY_ALL, VERIFY_NOTE, "all-reduce", NULL, "not measured, because not all links work");
         return;
     }
@@ -244,7 +243,7 @@ static void time_reduce(struct arena *arena) {
 }
 
 /* µs of one message of so many bytes on the slowest link: between and beyond the two sizes that were measured, on a line. */
-static double hop_us(const struct arena *arena, double n_bytes) {
+static double hop_us(const struct verify_arena *arena, double n_bytes) {
     double worst = 0;
     int n = arena->opts->n_nodes;
     for (int i = 0; i < n * n; i++) {
@@ -257,7 +256,7 @@ static double hop_us(const struct arena *arena, double n_bytes) {
     return worst;
 }
 
-static void tell_cost(const struct arena *arena, int tp, int pp, const char *split) {
+static void tell_cost(const struct verify_arena *arena, int tp, int pp, const char *split) {
     const struct verify_load *load = &arena->opts->load;
     /* Ranks are placed stage by stage, so a stage is on several nodes only when there are more nodes than stages. */
     bool tp_crosses = tp > 1 && arena->n > pp;
@@ -277,7 +276,7 @@ static void tell_cost(const struct arena *arena, int tp, int pp, const char *spl
                             1000 / sum_ms);
 }
 
-static void tell_costs(const struct arena *arena) {
+static void tell_costs(const struct verify_arena *arena) {
     const struct verify_load *load = &arena->opts->load;
     char split[64];
     if (load->n_layers == 0 || arena->result->reduce_us <= 0)
@@ -294,11 +293,11 @@ static void tell_costs(const struct arena *arena) {
 }
 
 /* Errors and drops that came while data was sent are this network's, whatever it did before. */
-static void compare_counters(struct arena *arena) {
+static void compare_counters(struct verify_arena *arena) {
     struct verify_ask asks[CLUSTER_MAX_NODES];
     for (int i = 0; i < arena->n; i++)
         asks[i] = (struct verify_ask){
-            .node = arena->nodes[i], .what = "its counters", .timeout_ms = COUNTERS_TIMEOUT_MS, .ask = json_pack("{s:s}", "ask", "counters")};
+            .node = arena->nodes[i], .what = "its counters", .timeout_ms = COUNTERS_TIMEOUT_MS, .ask = json_pack("{s:s}", "ask", "iface")};
     verify_ask_all(arena->asker, asks, arena->n);
     for (int i = 0; i < arena->n; i++) {
         int node = arena->nodes[i];
@@ -306,26 +305,29 @@ static void compare_counters(struct arena *arena) {
         long long drops = json_integer_value(json_object_get(asks[i].answer, "drops")) - arena->drops[node];
         if (asks[i].answer != NULL && (errors > 0 || drops > 0))
             verify_findings_add(arena->asker->findings, node, VERIFY_WARN, "errors", "Look at cable, transceiver, switch port and the card's ring buffers",
-                                "%s counted %lld errors and %lld drops while links were measured", arena->facts[node].iface, errors, drops);
+                                "%s counted %lld errors and %lld drops while links were measured", arena->iface[node], errors, drops);
         json_decref(asks[i].answer);
     }
 }
 
-void verify_pairs_run(struct verify_asker *asker, const struct verify_opts *opts, const struct node_facts *facts, struct verify_result *result) {
-    struct arena arena = {.asker = asker, .opts = opts, .facts = facts, .result = result};
+void verify_pairs_measure(struct verify_arena *arena) {
     int n_there = 0;
-    for (int i = 0; i < opts->n_nodes; i++)
-        n_there += !asker->is_lost[i];
+    for (int i = 0; i < arena->opts->n_nodes; i++)
+        n_there += !arena->asker->is_lost[i];
     if (n_there < 2)
         return;
-    open_servers(&arena);
-    if (arena.n < 2)
+    open_servers(arena);
+    if (arena->n >= 2)
+        probe_all(arena);
+}
+
+void verify_pairs_judge(struct verify_arena *arena) {
+    if (arena->n < 2)
         return;
-    probe_all(&arena);
-    judge_pairs(&arena);
-    time_reduce(&arena);
-    tell_costs(&arena);
-    compare_counters(&arena);
+    judge_pairs(arena);
+    time_reduce(arena);
+    tell_costs(arena);
+    compare_counters(arena);
 }
 
 void verify_pairs_print(const struct verify_result *result, FILE *out) {
@@ -354,7 +356,7 @@ void verify_pairs_print(const struct verify_result *result, FILE *out) {
         fputc('\n', out);
     }
     if (has_slow)
-        fprintf(out, "slow: more than %d µs or three times the best latency, less than 1 Gb/s, a third of the best or a tenth of the interface's speed\n",
+        fprintf(out, "slow: more than %d µs or three times the best latency, less than 1 Gb/s or a third of what the best do\n",
                 LATENCY_WARN_US);
 }
 

@@ -13,6 +13,7 @@
 
 enum {
     NODE_TIMEOUT_MS = 8000, /* lldpcli and getent have 2 s each */
+    DOUBTFUL_TIMEOUT_MS = 4500,
     MODEL_TIMEOUT_MS = 15000,
     CLOCK_TIMEOUT_MS = 2000,
     CLOCK_ROUNDS = 4,
@@ -93,13 +94,14 @@ static void take_answer(struct run *run, struct verify_ask *ask, const char *che
     ask->answer = NULL;
 }
 
-static void ask_nodes(struct run *run) {
+/* Answers of many lines may not come over links that are broken: then nobody waits long for them. */
+static void ask_nodes(struct run *run, bool is_doubtful) {
     const struct verify_opts *opts = run->opts;
     struct verify_ask asks[CLUSTER_MAX_NODES];
     for (int i = 0; i < opts->n_nodes; i++)
         asks[i] = (struct verify_ask){.node = i,
                                       .what = "its interface, memory and limits",
-                                      .timeout_ms = NODE_TIMEOUT_MS,
+                                      .timeout_ms = is_doubtful ? DOUBTFUL_TIMEOUT_MS : NODE_TIMEOUT_MS,
                                       .ask = json_pack("{s:s, s:b, s:s}", "ask", "node", "quick", opts->is_quick, "toward", someone_else(opts, i))};
     verify_ask_all(&run->asker, asks, opts->n_nodes);
     for (int i = 0; i < opts->n_nodes; i++)
@@ -207,6 +209,13 @@ static void check_fit(struct run *run) {
     }
 }
 
+static bool has_broken_links(const struct verify_result *result) {
+    for (int i = 0; i < result->n_nodes * result->n_nodes; i++)
+        if (result->pairs[i].is_measured && result->pairs[i].trouble[0] != '\0')
+            return true;
+    return false;
+}
+
 int verify_run(const struct verify_opts *opts, struct verify_result *ret, struct err *err) {
     int64_t start_ns = clock_mono_ns();
     struct run run = {.opts = opts, .result = ret, .findings = &ret->findings};
@@ -217,20 +226,14 @@ int verify_run(const struct verify_opts *opts, struct verify_result *ret, struct
     verify_asker_init(&run.asker, opts->nodes, opts->n_nodes, run.findings);
     name_nodes(opts, ret);
     check_presence(&run);
-    ask_nodes(&run);
+    struct verify_arena arena = {.asker = &run.asker, .opts = opts, .result = ret};
+    verify_pairs_measure(&arena);
+    ask_nodes(&run, has_broken_links(ret));
     if (opts->n_nodes > 1)
         check_clocks(&run);
     if (!opts->is_quick)
         verify_npus(&run.asker, opts, run.facts);
-    struct node_facts facts[CLUSTER_MAX_NODES];
-    for (int i = 0; i < opts->n_nodes; i++) {
-        int64_t mtu = 0, speed = -1;
-        json_get_int(run.facts[i], "mtu", 0, 0, 1 << 20, &mtu, NULL);
-        json_get_int(run.facts[i], "speed", -1, -1, INT32_MAX, &speed, NULL);
-        const char *iface = json_string_value(json_object_get(run.facts[i], "iface"));
-        facts[i] = (struct node_facts){.mtu = (int)mtu, .speed = (int)speed, .iface = iface == NULL ? "?" : iface};
-    }
-    verify_pairs_run(&run.asker, opts, facts, ret);
+    verify_pairs_judge(&arena);
     if (opts->model != NULL) /* last: a dead file server hangs whoever asks it */
         ask_models(&run);
     compare_nodes(&run);
