@@ -91,4 +91,5 @@ def main():
             print_row(kind, f"decode, {n} at once" if n > 1 else "decode", rounds, n)
 
 
-main()
+if __name__ == "__main__":
+    main()
