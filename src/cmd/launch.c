@@ -160,9 +160,9 @@ static int start_ranks(struct cmd_launch *l, struct err *err) {
     const struct cluster_node *nodes = cluster_nodes(l->cluster, &n_nodes);
     struct exec_worker workers[COMM_MAX_NODES];
     struct exec_driver_opts opts = {.workers = workers,
-                                    .memory_share = o->gpu_memory_utilization,
-                                    .kv_cache_bytes = o->kv_cache_memory_bytes,
-                                    .n_blocks = (int)o->num_gpu_blocks_override,
+                                    .kv_limits = {.n_blocks = o->num_gpu_blocks_override,
+                                                  .cache_bytes = o->kv_cache_memory_bytes,
+                                                  .share = o->gpu_memory_utilization},
                                     .load_timeout_ms = cmd_launch_timeout_s(o) * 1000,
                                     .peer_timeout_ms = PEER_TIMEOUT_MS,
                                     .watch = watch_launch,

@@ -12,6 +12,7 @@
 
 #include "exec/settings.h"
 #include "exec/step.h"
+#include "plan/kv.h"
 
 struct exec_driver;
 
@@ -26,9 +27,7 @@ struct exec_driver_opts {
     struct exec_settings settings;        /* hf_overrides borrowed */
     const struct exec_worker *workers;    /* [settings.n_nodes], copied */
     char fingerprint[17];                 /* of the model as the driver sees it; "": not compared (dummy weights) */
-    double memory_share;                  /* of each node's available memory, for weights and KV cache: --gpu-memory-utilization */
-    int64_t kv_cache_bytes;               /* per node, instead of the share; 0: not given */
-    int n_blocks;                         /* instead of both; 0: not given */
+    struct plan_kv_limits kv_limits;
     int load_timeout_ms;                  /* deadline of each phase without progress */
     int peer_timeout_ms;                  /* a worker that is silent for so long is lost */
     /* Asked at least once a second while starting: nonzero stops with ERR_CANCELLED, or with *err as the callee set it (a job died). */

@@ -250,13 +250,9 @@ static uint64_t block_bytes_on(const struct starter *s, int node) {
 static int choose_n_blocks(const struct starter *s, int *ret, struct err *err) {
     const struct exec_settings *settings = &s->opts->settings;
     int per_seq = (settings->max_model_len + settings->block_size - 1) / settings->block_size;
-    int64_t n_blocks = (int64_t)per_seq * settings->max_seqs;
-    int tightest = -1;
-    if (s->opts->n_blocks > 0)
-        n_blocks = s->opts->n_blocks;
-    else
-        n_blocks = exec_kv_blocks_fit(s->reports, settings->node_of_rank, s->n_ranks, s->memories, s->driver->n_workers, s->opts->memory_share,
-                                      s->opts->kv_cache_bytes, n_blocks, &tightest);
+    int tightest;
+    int64_t n_blocks = exec_kv_blocks_fit(s->reports, settings->node_of_rank, s->n_ranks, s->memories, s->driver->n_workers, &s->opts->kv_limits,
+                                          (int64_t)per_seq * settings->max_seqs, &tightest);
     if (n_blocks >= per_seq) {
         *ret = (int)(n_blocks < INT32_MAX ? n_blocks : INT32_MAX);
         return 0;
@@ -271,7 +267,7 @@ static int choose_n_blocks(const struct starter *s, int *ret, struct err *err) {
                    "the KV cache of one sequence of %d tokens needs %s on node %d (%s), where %s are available after loading; the most that fits is "
                    "--max-model-len %lld (or give more with --gpu-memory-utilization, now %.2f, or --kv-cache-memory-bytes%s)",
                    settings->max_model_len, needed, tightest, s->driver->workers[tightest].name, available,
-                   (long long)n_blocks * settings->block_size, s->opts->memory_share,
+                   (long long)n_blocks * settings->block_size, s->opts->kv_limits.share,
                    settings->pp_size > 1 ? ", or give its stages fewer layers with --pipeline-layers" : "");
 }
 

@@ -4,6 +4,7 @@
 #include <stddef.h>
 
 #include "base/json.h"
+#include "comm/world.h"
 
 /* The fields as they travel; one table for both ways. */
 static const struct field {
@@ -70,24 +71,13 @@ void exec_load_sum(const struct exec_load_report *reports, int n_ranks, struct e
 }
 
 int64_t exec_kv_blocks_fit(const struct exec_load_report *reports, const int *node_of_rank, int n_ranks, const struct exec_node_memory *nodes,
-                           int n_nodes, double share, int64_t kv_bytes, int64_t wanted, int *ret_tightest) {
-    int64_t n_blocks = wanted;
-    *ret_tightest = -1;
-    for (int node = 0; node < n_nodes; node++) {
-        double block_bytes = 0, room = (double)nodes[node].available_bytes - (1 - share) * (double)nodes[node].total_bytes;
-        for (int rank = 0; rank < n_ranks; rank++) {
-            if (node_of_rank[rank] == node) {
-                block_bytes += (double)reports[rank].block_bytes;
-                room -= (double)reports[rank].idle_bytes;
-            }
-        }
-        if (kv_bytes > 0)
-            room = (double)kv_bytes;
-        int64_t fit = room > 0 && block_bytes > 0 ? (int64_t)(room / block_bytes) : 0;
-        if (fit < n_blocks) {
-            n_blocks = fit;
-            *ret_tightest = node;
-        }
+                           int n_nodes, const struct plan_kv_limits *limits, int64_t wanted, int *ret_tightest) {
+    struct plan_room rooms[COMM_MAX_NODES];
+    for (int i = 0; i < n_nodes; i++)
+        rooms[i] = (struct plan_room){.total_bytes = nodes[i].total_bytes, .available_bytes = nodes[i].available_bytes};
+    for (int i = 0; i < n_ranks; i++) {
+        rooms[node_of_rank[i]].block_bytes += reports[i].block_bytes;
+        rooms[node_of_rank[i]].promised_bytes += reports[i].idle_bytes;
     }
-    return n_blocks;
+    return plan_kv_blocks(rooms, n_nodes, limits, wanted, ret_tightest);
 }

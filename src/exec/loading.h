@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "plan/kv.h"
 
 /* One rank's. */
 struct exec_load_report {
@@ -42,11 +43,10 @@ struct exec_load_summary {
 void exec_load_sum(const struct exec_load_report *reports, int n_ranks, struct exec_load_summary *ret);
 
 /*
- * KV blocks, `wanted` at most, that every node has room for after its ranks have loaded: a block takes its bytes on all ranks of a
- * node. share: of a node's memory that may be filled; kv_bytes: for the cache on each node instead, 0: not given.
+ * KV blocks that every node has room for after its ranks have loaded (plan/kv.h). n_nodes: at most COMM_MAX_NODES.
  * *ret_tightest: the node that sets the limit, -1 when none does.
  */
 int64_t exec_kv_blocks_fit(const struct exec_load_report *reports, const int *node_of_rank, int n_ranks, const struct exec_node_memory *nodes,
-                           int n_nodes, double share, int64_t kv_bytes, int64_t wanted, int *ret_tightest);
+                           int n_nodes, const struct plan_kv_limits *limits, int64_t wanted, int *ret_tightest);
 
 #endif

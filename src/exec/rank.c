@@ -32,15 +32,6 @@ struct exec_rank {
     bool must_leave;
 };
 
-static enum dtype dummy_dtype(const struct exec_rank *rank) {
-    return strcmp(rank->opts.settings->dtype, "float32") == 0 ? DTYPE_F32 : rank->opts.config->dtype;
-}
-
-static enum dtype kv_dtype(const struct exec_settings *settings) {
-    const char *wanted = strcmp(settings->kv_cache_dtype, "auto") == 0 ? settings->dtype : settings->kv_cache_dtype;
-    return strcmp(wanted, "float32") == 0 ? DTYPE_F32 : DTYPE_BF16;
-}
-
 /* All that the rank needs but its weights. */
 static int rank_create(struct exec_rank *rank, struct err *err) {
     const struct exec_settings *s = rank->opts.settings;
@@ -55,7 +46,7 @@ static int rank_create(struct exec_rank *rank, struct err *err) {
         return -1;
     struct model_opts opts = {.team = rank->team,
                               .tp = rank->group,
-                              .kv_dtype = kv_dtype(s),
+                              .kv_dtype = exec_kv_dtype(s->dtype, s->kv_cache_dtype),
                               .block_size = s->block_size,
                               .max_step_tokens = s->max_step_tokens,
                               .max_step_seqs = s->max_seqs,
@@ -83,18 +74,20 @@ static int fill_weights(struct exec_rank *rank, struct err *err) {
     const struct exec_rank_opts *o = &rank->opts;
     struct model_cache cache = {.folder = o->settings->weights_cache, .fingerprint = o->fingerprint};
     if (o->store == NULL)
-        return model_load_dummy(rank->model, dummy_dtype(rank), o->settings->seed, &rank->done_bytes, o->cancel, err);
+        return model_load_dummy(rank->model, exec_dummy_dtype(o->settings->dtype, o->config->dtype), o->settings->seed, &rank->done_bytes, o->cancel, err);
     if (cache.folder[0] == '\0')
         return model_load(rank->model, o->store, &rank->done_bytes, o->cancel, err);
     return model_load_cached(rank->model, o->store, &cache, &rank->done_bytes, &rank->saved_bytes, o->cancel, err);
 }
 
 static int rank_load(struct exec_rank *rank, struct err *err) {
+    const struct exec_rank_opts *o = &rank->opts;
     if (rank_create(rank, err) != 0)
         return -1;
     atomic_store(&rank->block_bytes, model_kv_block_bytes(rank->model));
     atomic_store(&rank->idle_bytes, model_idle_bytes(rank->model));
-    atomic_store(&rank->total_bytes, model_weights_bytes(rank->model, rank->opts.store));
+    atomic_store(&rank->total_bytes, o->store != NULL ? model_weights_bytes(rank->model, o->store)
+                                                      : model_dummy_bytes(rank->model, exec_dummy_dtype(o->settings->dtype, o->config->dtype)));
     atomic_store(&rank->begin_ms, clock_mono_ms());
     if (fill_weights(rank, err) != 0)
         return -1;

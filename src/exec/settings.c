@@ -14,6 +14,13 @@ static json_t *ints_to_json(const int *values, int n) {
     return list;
 }
 
+enum dtype exec_kv_dtype(const char *dtype, const char *kv_cache_dtype) {
+    const char *wanted = strcmp(kv_cache_dtype, "auto") == 0 ? dtype : kv_cache_dtype;
+    return strcmp(wanted, "float32") == 0 ? DTYPE_F32 : DTYPE_BF16;
+}
+
+enum dtype exec_dummy_dtype(const char *dtype, enum dtype checkpoint) { return strcmp(dtype, "float32") == 0 ? DTYPE_F32 : checkpoint; }
+
 json_t *exec_settings_to_json(const struct exec_settings *s, int node) {
     json_t *json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:i, s:i, s:b, s:i, s:i, s:i, s:i, s:i, s:i}", "node", node, "model",
                              s->model, "revision", s->revision, "download_dir", s->download_dir, "load_format", s->load_format, "dtype",

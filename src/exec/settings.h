@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/dtype.h"
 #include "base/err.h"
 #include "comm/world.h"
 
@@ -18,7 +19,7 @@ struct exec_settings {
     char revision[128], download_dir[PATH_MAX]; /* "": default */
     char weights_cache[PATH_MAX]; /* folder of packed shards on each node; "": none */
     char load_format[16];   /* "auto", "safetensors", "gguf", "dummy" */
-    char dtype[16];         /* "auto", "float32", "bfloat16" */
+    char dtype[16];         /* "auto", "float32", "bfloat16", "int8" */
     char quantization[16];  /* --quantization, "": none */
     char kv_cache_dtype[16]; /* "auto", "float32", "bfloat16" */
     json_t *hf_overrides;   /* or NULL; owned */
@@ -34,6 +35,10 @@ struct exec_settings {
     int block_size, max_seqs, max_step_tokens, max_model_len;
     int op_timeout_ms;
 };
+
+/* Formats that --dtype and --kv-cache-dtype mean: of the KV cache, and of dummy weights that are not quantised. */
+enum dtype exec_kv_dtype(const char *dtype, const char *kv_cache_dtype);
+enum dtype exec_dummy_dtype(const char *dtype, enum dtype checkpoint);
 
 /* New reference, NULL when memory is out. `node` is told to the worker that gets it. */
 json_t *exec_settings_to_json(const struct exec_settings *settings, int node);

@@ -23,7 +23,7 @@ struct model;
 struct model_opts {
     struct team *team;          /* borrowed */
     struct comm_group *tp;      /* borrowed; a group of one when tp_size is 1 */
-    enum dtype kv_dtype;        /* DTYPE_F32 or DTYPE_BF16 */
+    enum dtype kv_dtype;        /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
     int block_size;             /* tokens in a KV block */
     int max_step_tokens;        /* most tokens in one step */
     int max_step_seqs;          /* most sequences in one step */
@@ -35,6 +35,7 @@ void model_destroy(struct model *model); /* accepts NULL */
 
 /* Exact figures before anything is allocated: what model_load and model_kv_create will take on this rank. */
 uint64_t model_weights_bytes(const struct model *model, const struct weights_store *store);
+uint64_t model_dummy_bytes(const struct model *model, enum dtype dtype); /* of model_load_dummy */
 uint64_t model_kv_block_bytes(const struct model *model); /* all layers of this rank, keys and values */
 uint64_t model_buffers_bytes(const struct model *model);
 /* As much of the buffers as only steps will touch: promised, but not yet taken from the system. */

@@ -30,14 +30,18 @@ static bool is_looked_up(const struct model *model, const struct model_part *par
     return part->matrix == &model->embedding && !(model->config.tied && model->split.has_head);
 }
 
-uint64_t model_weights_bytes(const struct model *model, const struct weights_store *store) {
+static uint64_t sum_packed(const struct model *model, const struct weights_store *store, enum dtype floats) {
     uint64_t total = 0;
-    if (model->weights != NULL)
-        return model->weights_bytes;
     for (int i = 0; i < model->n_parts; i++)
-        total += packed_bytes(model, &model->parts[i], source_dtype(model, &model->parts[i], store, model->config.dtype));
+        total += packed_bytes(model, &model->parts[i], source_dtype(model, &model->parts[i], store, floats));
     return total;
 }
+
+uint64_t model_weights_bytes(const struct model *model, const struct weights_store *store) {
+    return model->weights != NULL ? model->weights_bytes : sum_packed(model, store, model->config.dtype);
+}
+
+uint64_t model_dummy_bytes(const struct model *model, enum dtype dtype) { return sum_packed(model, NULL, dtype); }
 
 int model_sizes_compute(const struct model_config *config, const struct model_split *split, const struct model_opts *opts, int n_threads,
                         const struct weights_store *store, enum dtype floats, struct model_sizes *ret, struct err *err) {

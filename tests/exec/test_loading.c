@@ -71,31 +71,31 @@ static void test_tightest_node(void **state) {
     for (int i = 0; i < 8; i++)
         reports[i].block_bytes = GB / 100;
     /* Four ranks share the first node: half as many blocks fit there. */
-    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, 1, 0, 1 << 30, &tightest), 1250);
+    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, &(struct plan_kv_limits){.share = 1}, 1 << 30, &tightest), 1250);
     assert_int_equal(tightest, 0);
     /* What must stay free is a share of the whole node. */
-    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, 0.9, 0, 1 << 30, &tightest), 1000);
+    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, &(struct plan_kv_limits){.share = 0.9}, 1 << 30, &tightest), 1000);
     /* Nodes of different sizes: the least room for its own ranks decides, not the least memory. */
     nodes[1] = (struct exec_node_memory){40 * GB, 30 * GB};
     nodes[2] = (struct exec_node_memory){32 * GB, 21 * GB};
-    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, 1, 0, 1 << 30, &tightest), 1050);
+    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, &(struct plan_kv_limits){.share = 1}, 1 << 30, &tightest), 1050);
     assert_int_equal(tightest, 2);
     /* A stage with more layers has larger blocks. */
     reports[4].block_bytes = reports[5].block_bytes = GB / 50;
-    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, 1, 0, 1 << 30, &tightest), 750);
+    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, &(struct plan_kv_limits){.share = 1}, 1 << 30, &tightest), 750);
     assert_int_equal(tightest, 1);
     /* Buffers that steps will touch are kept free. */
     for (int i = 0; i < 4; i++)
         reports[i].idle_bytes = 10 * GB;
-    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, 1, 0, 1 << 30, &tightest), 250);
+    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, &(struct plan_kv_limits){.share = 1}, 1 << 30, &tightest), 250);
     assert_int_equal(tightest, 0);
     /* Bytes given by hand are for each node, whatever else it has. */
-    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, 0.9, (int64_t)(2 * GB), 1 << 30, &tightest), 50);
+    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, &(struct plan_kv_limits){.share = 0.9, .cache_bytes = (int64_t)(2 * GB)}, 1 << 30, &tightest), 50);
     /* No more than are wanted; none where there is no room. */
-    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, 1, 0, 200, &tightest), 200);
+    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, &(struct plan_kv_limits){.share = 1}, 200, &tightest), 200);
     assert_int_equal(tightest, -1);
     nodes[1].available_bytes = 0;
-    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, 1, 0, 200, &tightest), 0);
+    assert_int_equal(exec_kv_blocks_fit(reports, node_of_rank, 8, nodes, 3, &(struct plan_kv_limits){.share = 1}, 200, &tightest), 0);
     assert_int_equal(tightest, 1);
 }
 
