@@ -8,7 +8,10 @@
 
 #include "exec/sampling.h"
 
-enum { EXEC_MAX_CANDIDATES = 128 };
+enum {
+    EXEC_MAX_CANDIDATES = 128,
+    EXEC_PANEL_TOKENS = 16 /* every part begins at a multiple of it */
+};
 
 /* What is wanted of a row: the same on every rank. */
 struct exec_ask {
@@ -33,7 +36,7 @@ struct exec_candidate {
 
 /* What one part tells of a row, as it travels: this, then its candidates, its best raw ones, and the raw logits of given tokens. */
 struct exec_part {
-    double sum;      /* of e^(logit - max) over the part */
+    double sum;      /* of e^(logit - max) over the part; for a draw without top_k, top_p and min_p its score */
     double raw_sum;  /* of e^(raw - raw_max) */
     float max, raw_max;
     float raw_known; /* of the known token; -inf when it is not in this part */

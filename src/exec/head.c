@@ -6,6 +6,9 @@
 #include <string.h>
 
 #include "exec/candidates.h"
+#include "kernels/matrix.h"
+
+_Static_assert(KERNELS_PANEL_ROWS % EXEC_PANEL_TOKENS == 0, "parts of the vocabulary begin where panels of tokens begin");
 
 /* A wanted row of the step. */
 struct row {

@@ -74,16 +74,17 @@ void exec_sampling_apply(const struct exec_sampling *params, const int32_t *toke
 /*
  * The draw. Every token has its own noise, which depends on (seed, index in the sequence, token) alone, and the token with the best score
  * among those that may come is drawn: with Gumbel noise that is a draw from the softmax (Gumbel 1954). So a draw does not depend on who
- * adds up what, on the order of tokens, or on how the vocabulary is split.
+ * adds up what, on the order of tokens, or on how the vocabulary is split. (Where all may come, panels of tokens take the place of tokens:
+ * candidates.c.)
  */
 static inline uint64_t exec_noise_key(const struct exec_sampling *params, int index) { return rand_ctr_u64(params->seed, (uint64_t)index); }
 
-/* An exponential variable is -log(1 - v) ≥ v for this v, uniform in (0, 1). The token with the least variable / probability is drawn. */
-static inline double exec_noise(uint64_t key, int32_t token) {
-    return ((double)(int64_t)(rand_mix64(key + ((uint64_t)token + 1) * 0x9e3779b97f4a7c15u) >> 11) + 0.5) * 0x1.0p-53;
+/* Uniform in (0, 1). `of`: a token, or whatever else has noise of its own. */
+static inline double exec_noise(uint64_t key, int32_t of) {
+    return ((double)(int64_t)(rand_mix64(key + ((uint64_t)of + 1) * 0x9e3779b97f4a7c15u) >> 11) + 0.5) * 0x1.0p-53;
 }
 
-/* logit: over the temperature. */
+/* logit: over the temperature. -log(1 - noise) is an exponential variable; the least variable / probability is the best score. */
 static inline double exec_score(double logit, double noise) { return logit - log(-log1p(-noise)); }
 
 #endif

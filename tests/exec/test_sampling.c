@@ -31,6 +31,12 @@ static void fill_logits(float *row, int n, uint64_t seed, double peak, double po
 
 /* Parts */
 
+/* Parts of unequal length, some of them empty; each begins at a multiple of EXEC_PANEL_TOKENS. */
+static int part_begin(int n_vocab, int part, int n_parts) {
+    int at = (int)((int64_t)n_vocab * part * part / (n_parts * n_parts));
+    return part == n_parts ? n_vocab : at / EXEC_PANEL_TOKENS * EXEC_PANEL_TOKENS;
+}
+
 /* The token behind tokens[n_tokens], from a row in n_parts unequal parts. *ret_whole: the parts did not suffice. */
 static int32_t sample_in_parts(const float *logits, int n_vocab, const struct exec_sampling *params, const int32_t *tokens, int n_tokens,
                                int n_parts, bool *ret_whole, struct exec_logprobs *ret_logprobs) {
@@ -42,7 +48,7 @@ static int32_t sample_in_parts(const float *logits, int n_vocab, const struct ex
     assert_int_equal(exec_workspace_init(&space, n_vocab), 0);
     assert_true(exec_part_bytes(&ask) <= PART_BYTES_MOST);
     for (int p = 0; p < n_parts; p++) {
-        int begin = (int)((int64_t)n_vocab * p * p / (n_parts * n_parts)), end = (int)((int64_t)n_vocab * (p + 1) * (p + 1) / (n_parts * n_parts));
+        int begin = part_begin(n_vocab, p, n_parts), end = part_begin(n_vocab, p + 1, n_parts);
         assert_int_equal(exec_part_fill(&ask, logits + begin, begin, end - begin, &space, bytes[p]), 0);
         parts[p] = bytes[p];
     }
@@ -129,6 +135,30 @@ static void test_draws_follow_the_distribution(void **state) {
         assert_int_equal(counts[i] > 0, p[i] >= 0.3 * best);
 }
 
+/* A draw from the whole row: the panel with the best score by its mass, then a token by its share of it. */
+static int32_t draw_from_panels(const float *row, int n_vocab, const struct exec_sampling *params, int index) {
+    uint64_t key = exec_noise_key(params, index);
+    double best_score = -INFINITY;
+    int best = 0;
+    for (int at = 0; at < n_vocab; at += EXEC_PANEL_TOKENS) {
+        double mass = 0;
+        for (int i = at; i < n_vocab && i < at + EXEC_PANEL_TOKENS; i++)
+            mass += exp(row[i] / params->temperature);
+        double score = exec_score(log(mass), exec_noise(key, at / EXEC_PANEL_TOKENS));
+        if (score > best_score) {
+            best_score = score;
+            best = at;
+        }
+    }
+    double mass = 0, sum = 0, noise = exec_noise(key, ~(best / EXEC_PANEL_TOKENS));
+    for (int i = best; i < n_vocab && i < best + EXEC_PANEL_TOKENS; i++)
+        mass += exp(row[i] / params->temperature);
+    for (int i = best; i < n_vocab; i++)
+        if ((sum += exp(row[i] / params->temperature)) > noise * mass)
+            return i;
+    return n_vocab - 1;
+}
+
 /* The whole of it in plain steps: sort, cut, draw. */
 struct ranked {
     float logit;
@@ -143,6 +173,8 @@ static int by_logit(const void *a, const void *b) {
 }
 
 static int32_t reference(const float *row, int n_vocab, const struct exec_sampling *params, int index) {
+    if (params->temperature > 0 && params->top_k == 0 && params->top_p == 1 && params->min_p == 0)
+        return draw_from_panels(row, n_vocab, params, index);
     struct ranked *list = malloc((size_t)n_vocab * sizeof *list);
     for (int i = 0; i < n_vocab; i++)
         list[i] = (struct ranked){row[i] / (params->temperature == 0 ? 1 : params->temperature), i};
