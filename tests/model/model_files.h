@@ -22,7 +22,7 @@
 #include "base/file.h"
 #include "weights/store.h"
 
-enum { MODEL_FILES_LIMIT = 64 << 20 };
+enum { MODEL_FILES_LIMIT = 64 << 20, MAX_COPIES = 2048 };
 static char model_files_folder[] = "/tmp/shoal-test-model.XXXXXX";
 
 static inline int model_files_setup(void) { return mkdtemp(model_files_folder) == NULL ? -1 : 0; }
@@ -48,10 +48,11 @@ struct copy {
     int64_t dims[3]; /* outermost first */
     char *data;
     size_t len;
+    const char *format; /* in safetensors, where it is not the name of dtype; else NULL */
 };
 
 struct copies {
-    struct copy items[512];
+    struct copy items[MAX_COPIES];
     int n;
 };
 
@@ -62,7 +63,7 @@ static inline void read_all(const char *model, struct copies *ret) {
     snprintf(path, sizeof path, "%s/models/%s", TEST_DATA_DIR, model);
     assert_int_equal(weights_store_open(path, &store, &err), 0);
     ret->n = weights_store_count(store);
-    assert_in_range(ret->n, 1, 512);
+    assert_in_range(ret->n, 1, MAX_COPIES);
     for (int i = 0; i < ret->n; i++) {
         const struct weights_tensor *t = weights_store_at(store, i);
         struct copy *c = &ret->items[i];
@@ -120,7 +121,8 @@ static inline void write_safetensors_part(const struct copies *copies, int begin
     size_t offset = 0;
     for (int i = begin; i < end; i++) {
         const struct copy *c = &copies->items[i];
-        buf_printf(&header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i == begin ? "{" : ",", c->name, dtype_name(c->dtype));
+        buf_printf(&header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i == begin ? "{" : ",", c->name,
+                   c->format != NULL ? c->format : dtype_name(c->dtype));
         for (int d = 0; d < c->n_dims; d++)
             buf_printf(&header, "%s%lld", d == 0 ? "" : ",", (long long)c->dims[d]);
         buf_printf(&header, "],\"data_offsets\":[%zu,%zu]}", offset, offset + c->len);
@@ -194,7 +196,10 @@ static inline uint32_t gguf_type(enum dtype dtype) {
     case DTYPE_F16: return 1;
     case DTYPE_BF16: return 30;
     case DTYPE_Q8_0: return 8;
+    case DTYPE_Q4_1: return 3;
     case DTYPE_Q4_K: return 12;
+    case DTYPE_Q5_K: return 13;
+    case DTYPE_Q6_K: return 14;
     default: fail(); return 0;
     }
 }

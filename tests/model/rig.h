@@ -33,6 +33,7 @@ struct rig {
     enum dtype kv_dtype, dummy;
     bool is_dummy;
     const json_t *overrides;
+    const char *quantization; /* or NULL */
     int max_context;
     void (*loaded)(const struct model *model, void *ctx); /* or NULL: called by rank 0 once its weights are there */
     void *loaded_ctx;
@@ -183,6 +184,8 @@ static inline int rig_run(struct rig *rig, struct rig_seq *seqs, int n_seqs, str
     if (!rig->is_dummy && weights_store_open(rig->path, &rig->store, err) != 0)
         return -1;
     int rc = model_config_load(rig->path, rig->store, rig->overrides, &rig->config, err);
+    if (rc == 0)
+        rc = model_config_quantize(&rig->config, rig->store, rig->quantization, err);
     if (rc == 0) {
         struct kit kit;
         struct kit_seat seats[COMM_MAX_RANKS];
