@@ -29,10 +29,10 @@ debootstrap --variant=minbase --include="$packages" "${SUITE:-$(. /etc/os-releas
 cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
 [ -r /etc/pip.conf ] && cp /etc/pip.conf "$root/etc/pip.conf"
 mount -t proc proc "$root/proc"
-pip_env=(-u PIP_FIND_LINKS)
+pip_env=(-u PIP_FIND_LINKS -u REQUESTS_CA_BUNDLE)
 if [ -r "${PIP_CERT:-}" ]; then # a mirror's own certificates, for the installation alone
     cp "$PIP_CERT" "$root/tmp/index.pem"
-    pip_env+=(PIP_CERT=/tmp/index.pem)
+    pip_env+=(PIP_CERT=/tmp/index.pem REQUESTS_CA_BUNDLE=/tmp/index.pem)
 fi
 chroot "$root" /usr/bin/env "${pip_env[@]}" sh -c '
     python3 -m venv /opt/ray && /opt/ray/bin/pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check "ray[default]==$1"' sh "$ray" >&2

@@ -16,7 +16,7 @@ static json_t *ints_to_json(const int *values, int n) {
 
 enum dtype exec_kv_dtype(const char *dtype, const char *kv_cache_dtype) {
     const char *wanted = strcmp(kv_cache_dtype, "auto") == 0 ? dtype : kv_cache_dtype;
-    return strcmp(wanted, "float32") == 0 ? DTYPE_F32 : DTYPE_BF16;
+    return strcmp(wanted, "float32") == 0 ? DTYPE_F32 : strcmp(wanted, "int8") == 0 ? DTYPE_I8 : DTYPE_BF16;
 }
 
 enum dtype exec_dummy_dtype(const char *dtype, enum dtype checkpoint) { return strcmp(dtype, "float32") == 0 ? DTYPE_F32 : checkpoint; }

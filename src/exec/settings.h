@@ -21,7 +21,7 @@ struct exec_settings {
     char load_format[16];   /* "auto", "safetensors", "gguf", "dummy" */
     char dtype[16];         /* "auto", "float32", "bfloat16", "int8" */
     char quantization[16];  /* --quantization, "": none */
-    char kv_cache_dtype[16]; /* "auto", "float32", "bfloat16" */
+    char kv_cache_dtype[16]; /* "auto", "float32", "bfloat16", "int8" */
     json_t *hf_overrides;   /* or NULL; owned */
     uint64_t seed;
     /* the split */

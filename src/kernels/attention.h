@@ -39,7 +39,12 @@ void kernels_attn_partial(const struct kernels_attn *attn, float *const *out, fl
  */
 void kernels_attn_merge(const float *const *parts, const float *part_max, const float *part_sum, int n_parts, int head_dim, float *out);
 
-/* Writes one token's key or value row [head_dim] into its place in a block, converting. */
-void kernels_kv_store(enum dtype kv_dtype, const float *row, int head_dim, void *block, int slot);
+/*
+ * Writes one token's key or value row [head_dim] into its place in a block of block_size tokens, converting: BF16 rounds to nearest even; I8 to the
+ * nearest of 255 levels, scale = greatest magnitude / 127. A row with an infinity or a NaN in it reads as not finite again.
+ */
+void kernels_kv_store(enum dtype kv_dtype, const float *row, int head_dim, int block_size, void *block, int slot);
+/* The row of a token as it reads. */
+void kernels_kv_load(enum dtype kv_dtype, const void *block, int head_dim, int block_size, int slot, float *ret_row);
 
 #endif

@@ -2,18 +2,16 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/half.h"
 #include "kernels/ops.h"
 
 /* The row of a token in a block of keys or values, as floats. */
 static const float *row_read(const struct kernels_attn *attn, const void *const *blocks, int token, float *converted)
 {
-    size_t at = (size_t)(token % attn->block_size) * (size_t)attn->head_dim;
     const void *block = blocks[token / attn->block_size];
+    int slot = token % attn->block_size;
     if (attn->kv_dtype == DTYPE_F32)
-        return (const float *)block + at;
-    for (int d = 0; d < attn->head_dim; d++)
-        converted[d] = half_bf16_to_f32(((const uint16_t *)block)[at + (size_t)d]);
+        return (const float *)block + (size_t)slot * (size_t)attn->head_dim;
+    kernels_kv_load(attn->kv_dtype, block, attn->head_dim, attn->block_size, slot, converted);
     return converted;
 }
 

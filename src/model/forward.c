@@ -151,7 +151,8 @@ static void finish_head(struct model *model, const struct model_layer *layer, in
     }
     if (!is_query) {
         int block = model->step->seqs[b->token_seq[token]].blocks[position / model->opts.block_size];
-        kernels_kv_store(model->opts.kv_dtype, row, dim, model_kv_block(model, number, kv_head, is_value, block), position % model->opts.block_size);
+        kernels_kv_store(model->opts.kv_dtype, row, dim, model->opts.block_size, model_kv_block(model, number, kv_head, is_value, block),
+                         position % model->opts.block_size);
     }
 }
 

@@ -131,8 +131,8 @@ static void take_all(struct model *model, struct layout *layout) {
 }
 
 static int check_opts(const struct model_opts *o, struct err *err) {
-    if (o->kv_dtype != DTYPE_F32 && o->kv_dtype != DTYPE_BF16)
-        return err_set(err, ERR_UNSUPPORTED, "a KV cache in %s is not supported; F32 and BF16 are", dtype_name(o->kv_dtype));
+    if (o->kv_dtype != DTYPE_F32 && o->kv_dtype != DTYPE_BF16 && o->kv_dtype != DTYPE_I8)
+        return err_set(err, ERR_UNSUPPORTED, "a KV cache in %s is not supported; F32, BF16 and I8 are", dtype_name(o->kv_dtype));
     if (o->block_size < 1 || o->max_step_tokens < 1 || o->max_step_seqs < 1 || o->max_context < 1)
         return err_set(err, ERR_INVALID, "a block of %d, steps of %d tokens and %d sequences, a context of %d: each must be at least 1",
                        o->block_size, o->max_step_tokens, o->max_step_seqs, o->max_context);

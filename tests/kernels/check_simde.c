@@ -7,6 +7,7 @@ void check_simde_fill(enum kernels_isa isa, struct kernels_ops *ops)
 {
     kernels_x86_fill_matmul_float_avx512(ops);
     kernels_x86_fill_matmul_block_avx512(ops);
+    kernels_x86_fill_attention_avx512(ops);
     if (isa >= KERNELS_ISA_AVX512_VNNI)
         kernels_x86_fill_matmul_block_avx512_vnni(ops);
     if (isa >= KERNELS_ISA_AVX512_BF16)

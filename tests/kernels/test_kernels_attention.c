@@ -43,10 +43,11 @@ static void blocks_new(struct fixture *f, void ***ret_blocks, float **ret_rows)
     }
     for (int t = 0; t < f->n_tokens; t++) {
         float *row = *ret_rows + (size_t)t * (size_t)head_dim;
-        uint8_t *slot = (uint8_t *)(*ret_blocks)[t / f->attn.block_size] + (size_t)(t % f->attn.block_size) * row_bytes;
+        void *block = (*ret_blocks)[t / f->attn.block_size];
+        int slot = t % f->attn.block_size;
         check_random_floats(row, head_dim);
-        kernels_kv_store(f->attn.kv_dtype, row, head_dim, (*ret_blocks)[t / f->attn.block_size], t % f->attn.block_size);
-        kernels_row_to_f32(f->attn.kv_dtype, slot, head_dim, row); /* as stored */
+        kernels_kv_store(f->attn.kv_dtype, row, head_dim, f->attn.block_size, block, slot);
+        kernels_kv_load(f->attn.kv_dtype, block, head_dim, f->attn.block_size, slot, row); /* as stored */
     }
 }
 
@@ -183,7 +184,7 @@ static void test_attention(void **state)
     enum kernels_isa isa;
     for (int level = 0; check_level(level, &isa) != NULL; level++) {
         for (int i = 0; i < 60; i++) {
-            enum dtype kv_dtype = i % 2 ? DTYPE_BF16 : DTYPE_F32;
+            enum dtype kv_dtype = (enum dtype[]){DTYPE_F32, DTYPE_BF16, DTYPE_I8}[i % 3];
             case_check(kv_dtype, check_random_int(1, i < 30 ? 40 : 300), i < 20 ? i % 5 + 1 : check_random_int(1, MAX_ROWS));
         }
     }

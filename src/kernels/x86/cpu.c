@@ -25,6 +25,7 @@ void kernels_x86_fill(enum kernels_isa isa, struct kernels_ops *ops)
     if (isa >= KERNELS_ISA_AVX512) {
         kernels_x86_fill_matmul_float_avx512(ops);
         kernels_x86_fill_matmul_block_avx512(ops);
+        kernels_x86_fill_attention_avx512(ops);
     }
     if (isa >= KERNELS_ISA_AVX512_VNNI)
         kernels_x86_fill_matmul_block_avx512_vnni(ops);

@@ -8,6 +8,9 @@
 #include "kernels/dispatch.h"
 #include "kernels/ops.h"
 
+/* attention_tiles.h: what a row of the cache, or of a tile, is made of. */
+enum rows_form { ROWS_F32, ROWS_BF16, ROWS_I8 };
+
 enum kernels_isa kernels_x86_detect(void);
 /* Fills everything that sets up to `isa` bring. */
 void kernels_x86_fill(enum kernels_isa isa, struct kernels_ops *ops);
@@ -18,6 +21,7 @@ void kernels_x86_fill_vector_avx2(struct kernels_ops *ops);
 void kernels_x86_fill_attention_avx2(struct kernels_ops *ops);
 
 void kernels_x86_fill_matmul_float_avx512(struct kernels_ops *ops);
+void kernels_x86_fill_attention_avx512(struct kernels_ops *ops);
 void kernels_x86_fill_matmul_block_avx512(struct kernels_ops *ops);
 void kernels_x86_fill_matmul_block_avx512_vnni(struct kernels_ops *ops);
 void kernels_x86_fill_matmul_bf16_avx512_bf16(struct kernels_ops *ops);

@@ -1,0 +1,331 @@
+/*
+ * Attention over one KV head, written once for all vector lengths. The file of an instruction set defines what is below,
+ * includes this, and puts attn_partial_tiles into the table:
+ *
+ *   vec, LANES                   a vector of LANES floats
+ *   vec_zero, vec_load, vec_store, vec_set, vec_add, vec_mul, vec_fma (a · b + c), vec_max, vec_exp, vec_sum, vec_most
+ *   vec_sums4                    the sums of four vectors as one vector of four
+ *   pair_load                    2 · LANES columns of a row in the cache as two vectors, in the order below
+ *   ROWS                         query rows that meet the same keys at once: 2 or 4
+ *
+ * The context is walked in tiles of TOKENS tokens. ROWS rows at a time meet four keys, or four vectors of the values. BF16 is
+ * read as pairs in 32-bit lanes, the even columns by a shift and the odd ones by a mask, so columns are kept in that order
+ * (2 · LANES columns: the even ones, the odd ones) in queries and sums too and put right at the end. I8 is read as whole numbers:
+ * a key's scale goes into its score, a value's into its weight. Up to ROWS rows read the cache directly; more rows share
+ * a tile that is converted once into scratch (L1). While one tile is in work, the next is prefetched: blocks of the cache
+ * lie anywhere, so the hardware does not see what follows.
+ *
+ * A row's result depends only on token_begin and its own limit: tiles begin at the same tokens for every row, sums run
+ * over tokens in order, a masked token adds zero, and a converted tile holds the same numbers as the cache.
+ */
+#ifndef KERNELS_X86_ATTENTION_TILES_H
+#define KERNELS_X86_ATTENTION_TILES_H
+
+#include <math.h>
+
+#include "kernels/ops.h"
+#include "kernels/x86/intrin.h"
+
+enum { TOKENS = 32, MAX_DIM = 256, MAX_ROWS = KERNELS_ATTN_MAX_ROWS, PAIR = 2 * LANES };
+
+struct scratch_attn {
+    float rows[TOKENS * MAX_DIM];    /* [TOKENS][padded]: a tile's keys, then its values, converted */
+    float q[MAX_ROWS][MAX_DIM];      /* queries in the order of the columns, zeros up to whole pairs of vectors */
+    float sums[MAX_ROWS][MAX_DIM];   /* weighted sums of values, likewise */
+    float weights[MAX_ROWS][TOKENS]; /* scores, then their exponentials */
+    float rescale[MAX_ROWS];         /* of the sums so far, after this tile's maximum */
+    float key_scale[TOKENS], value_scale[TOKENS];
+};
+
+_Static_assert(sizeof(struct scratch_attn) <= KERNELS_SCRATCH_BYTES, "scratch");
+
+struct tile {
+    const void *rows[TOKENS];
+    const float *scales[TOKENS]; /* ROWS_I8 */
+};
+
+/* A key that stands in for tokens past the end, so that keys always come in fours. */
+static const float zero_row[MAX_DIM] __attribute__((aligned(64)));
+
+static size_t form_bytes(enum rows_form form)
+{
+    return form == ROWS_F32 ? 4 : form == ROWS_BF16 ? 2 : 1;
+}
+
+/* Where the rows of tokens [begin, begin + n) lie, and calls for them. One division for all: a division takes as long as a row. */
+KERNELS_INLINE void tile_find(enum rows_form form, const struct kernels_attn *attn, const void *const *blocks, int begin, int n, struct tile *tile)
+{
+    size_t row_bytes = (size_t)attn->head_dim * form_bytes(form);
+    int block = begin / attn->block_size, slot = begin % attn->block_size;
+    for (int i = 0; i < n; i++) {
+        const uint8_t *rows = blocks[block];
+        tile->rows[i] = rows + (size_t)slot * row_bytes;
+        for (size_t line = 0; line < row_bytes; line += 64)
+            _mm_prefetch((const char *)tile->rows[i] + line, _MM_HINT_T0);
+        if (form == ROWS_I8) {
+            tile->scales[i] = (const float *)(rows + (size_t)attn->block_size * row_bytes) + slot;
+            _mm_prefetch((const char *)tile->scales[i], _MM_HINT_T0);
+        }
+        if (++slot == attn->block_size) {
+            slot = 0;
+            block++;
+        }
+    }
+}
+
+/* What scores, or weights, of the tile's tokens are multiplied by; 0 past the end. */
+KERNELS_INLINE void scales_gather(enum rows_form form, const struct tile *tile, int n, float factor, float ret_scales[TOKENS])
+{
+    for (int i = 0; i < TOKENS; i++)
+        ret_scales[i] = i >= n ? 0 : form == ROWS_I8 ? factor * *tile->scales[i] : factor;
+}
+
+/* The last columns of a head_dim that is no multiple of PAIR, zeros behind them. */
+KERNELS_INLINE void tail_load(enum rows_form form, const void *row, int d, int head_dim, vec ret[2])
+{
+    float room[PAIR] = {0};
+    memcpy(room, (const uint8_t *)row + (size_t)d * form_bytes(form), (size_t)(head_dim - d) * form_bytes(form));
+    pair_load(form, room, 0, ret);
+}
+
+/* n rows to floats in scratch, `padded` apart; the tile then points there. */
+KERNELS_INLINE void tile_convert(enum rows_form form, int head_dim, int padded, struct tile *tile, int n, float *out)
+{
+    for (int i = 0; i < n; i++, out += padded) {
+        vec pair[2];
+        int d = 0;
+        for (; d + PAIR <= head_dim; d += PAIR) {
+            pair_load(form, tile->rows[i], d, pair);
+            vec_store(out + d, pair[0]);
+            vec_store(out + d + LANES, pair[1]);
+        }
+        if (d < head_dim) {
+            tail_load(form, tile->rows[i], d, head_dim, pair);
+            vec_store(out + d, pair[0]);
+            vec_store(out + d + LANES, pair[1]);
+        }
+        tile->rows[i] = out;
+    }
+}
+
+/* Where column d of a row stands in queries and sums. */
+static inline int column_at(enum rows_form form, int d)
+{
+    return form == ROWS_BF16 ? d / PAIR * PAIR + d % PAIR / 2 + d % 2 * LANES : d;
+}
+
+/* weights[row][0 … n) = key_scale · q · key for n_rows rows; keys come in fours. */
+KERNELS_INLINE void scores(enum rows_form form, const struct tile *tile, int head_dim, int first_row, int n_rows, int n, struct scratch_attn *scratch)
+{
+    for (int token = 0; token < n; token += 4) {
+        vec acc[ROWS][4], q[ROWS][2], key[2];
+        KERNELS_UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            KERNELS_UNROLL
+            for (int i = 0; i < 4; i++)
+                acc[r][i] = vec_zero();
+        }
+        int d = 0;
+        for (; d + PAIR <= head_dim; d += PAIR) {
+            KERNELS_UNROLL
+            for (int r = 0; r < n_rows; r++)
+                pair_load(ROWS_F32, scratch->q[first_row + r], d, q[r]);
+            KERNELS_UNROLL
+            for (int i = 0; i < 4; i++) {
+                pair_load(form, tile->rows[token + i], d, key);
+                KERNELS_UNROLL
+                for (int r = 0; r < n_rows; r++)
+                    acc[r][i] = vec_fma(q[r][1], key[1], vec_fma(q[r][0], key[0], acc[r][i]));
+            }
+        }
+        for (int i = 0; d < head_dim && i < 4; i++) {
+            tail_load(form, tile->rows[token + i], d, head_dim, key);
+            for (int r = 0; r < n_rows; r++) {
+                pair_load(ROWS_F32, scratch->q[first_row + r], d, q[r]);
+                acc[r][i] = vec_fma(q[r][1], key[1], vec_fma(q[r][0], key[0], acc[r][i]));
+            }
+        }
+        KERNELS_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            _mm_storeu_ps(&scratch->weights[first_row + r][token], _mm_mul_ps(vec_sums4(acc[r]), _mm_loadu_ps(&scratch->key_scale[token])));
+    }
+}
+
+/* Masks the tokens from `visible` on, updates maximum and sum, and turns scores into exponentials. */
+KERNELS_INLINE void row_weigh(float weights[TOKENS], int visible, float *max, float *sum, float *rescale)
+{
+    for (int i = visible > 0 ? visible : 0; i < TOKENS; i++)
+        weights[i] = -INFINITY;
+    vec greatest = vec_set(*max);
+    for (int i = 0; i < TOKENS; i += LANES)
+        greatest = vec_max(greatest, vec_load(weights + i));
+    float now = vec_most(greatest);
+    if (visible <= 0 || now == -INFINITY) { /* nothing to see: no weight, and no difference of infinities */
+        memset(weights, 0, TOKENS * sizeof *weights);
+        *rescale = 1;
+        return;
+    }
+    vec total = vec_zero();
+    for (int i = 0; i < TOKENS; i += LANES) {
+        vec weight = vec_exp(vec_add(vec_load(weights + i), vec_set(-now)));
+        vec_store(weights + i, weight);
+        total = vec_add(total, weight);
+    }
+    *rescale = *max == now ? 1 : *max == -INFINITY ? 0 : expf(*max - now);
+    *sum = *sum * *rescale + vec_sum(total);
+    *max = now;
+}
+
+/* sums = sums · rescale + Σ weight · value over n tokens: n_rows rows, n_pairs pairs of vectors from column d on (0: the tail). */
+KERNELS_INLINE void values_add(enum rows_form form, const struct tile *tile, int head_dim, int n_rows, int n_pairs, int d, int first_row, int n,
+                               struct scratch_attn *scratch)
+{
+    int n_vectors = n_pairs > 0 ? 2 * n_pairs : 2;
+    vec acc[ROWS][4];
+    KERNELS_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        KERNELS_UNROLL
+        for (int v = 0; v < n_vectors; v++)
+            acc[r][v] = vec_mul(vec_load(scratch->sums[first_row + r] + d + v * LANES), vec_set(scratch->rescale[first_row + r]));
+    }
+    for (int token = 0; token < n; token++) {
+        vec weight[ROWS], value[4];
+        KERNELS_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            weight[r] = vec_set(scratch->weights[first_row + r][token]);
+        KERNELS_UNROLL
+        for (int p = 0; p < n_pairs; p++)
+            pair_load(form, tile->rows[token], d + p * PAIR, &value[2 * p]);
+        if (n_pairs == 0)
+            tail_load(form, tile->rows[token], d, head_dim, value);
+        KERNELS_UNROLL
+        for (int v = 0; v < n_vectors; v++) {
+            KERNELS_UNROLL
+            for (int r = 0; r < n_rows; r++)
+                acc[r][v] = vec_fma(weight[r], value[v], acc[r][v]);
+        }
+    }
+    KERNELS_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        KERNELS_UNROLL
+        for (int v = 0; v < n_vectors; v++)
+            vec_store(scratch->sums[first_row + r] + d + v * LANES, acc[r][v]);
+    }
+}
+
+KERNELS_INLINE void values(enum rows_form form, const struct tile *tile, int head_dim, int first_row, int n_rows, int n, struct scratch_attn *scratch)
+{
+    int d = 0;
+    for (; d + 2 * PAIR <= head_dim; d += 2 * PAIR)
+        values_add(form, tile, head_dim, n_rows, 2, d, first_row, n, scratch);
+    if (d + PAIR <= head_dim) {
+        values_add(form, tile, head_dim, n_rows, 1, d, first_row, n, scratch);
+        d += PAIR;
+    }
+    if (d < head_dim)
+        values_add(form, tile, head_dim, n_rows, 0, d, first_row, n, scratch);
+}
+
+/* WORK(first_row, n_rows) for all rows, n_rows being a constant in each. */
+#define ROWS_WALK(n_all, WORK)                                                                                                         \
+    do {                                                                                                                               \
+        int first = 0;                                                                                                                 \
+        for (; first + ROWS <= (n_all); first += ROWS)                                                                                 \
+            WORK(first, ROWS);                                                                                                         \
+        if (ROWS > 2 && (n_all) - first == 3)                                                                                          \
+            WORK(first, ROWS > 2 ? 3 : 1);                                                                                             \
+        if (ROWS > 2 && (n_all) - first == 2)                                                                                          \
+            WORK(first, 2);                                                                                                            \
+        if ((n_all) - first == 1)                                                                                                      \
+            WORK(first, 1);                                                                                                            \
+    } while (0)
+
+/* One tile of n tokens for all rows; form says what the rows point to. */
+KERNELS_INLINE void tile_score(enum rows_form form, const struct kernels_attn *attn, const struct tile *tile, int head_dim, int n,
+                               struct scratch_attn *scratch)
+{
+#define SCORES(first_row, n_rows) scores(form, tile, head_dim, first_row, n_rows, n, scratch)
+    ROWS_WALK(attn->n_rows, SCORES);
+#undef SCORES
+}
+
+KERNELS_INLINE void tile_sum(enum rows_form form, const struct kernels_attn *attn, const struct tile *tile, int head_dim, int n,
+                             struct scratch_attn *scratch)
+{
+#define VALUES(first_row, n_rows) values(form, tile, head_dim, first_row, n_rows, n, scratch)
+    ROWS_WALK(attn->n_rows, VALUES);
+#undef VALUES
+}
+
+static void weights_scale(float weights[TOKENS], const float scales[TOKENS])
+{
+    for (int i = 0; i < TOKENS; i += LANES)
+        vec_store(weights + i, vec_mul(vec_load(weights + i), vec_load(scales + i)));
+}
+
+/* kv_form: of the cache; form: of what the kernels read, F32 when tiles are converted. */
+KERNELS_INLINE void tiles_walk(enum rows_form kv_form, enum rows_form form, const struct kernels_attn *attn, int end, float *row_max,
+                               float *row_sum, struct scratch_attn *scratch)
+{
+    int padded = (attn->head_dim + PAIR - 1) / PAIR * PAIR, head_dim = form == kv_form ? attn->head_dim : padded;
+    struct tile keys[2], vals; /* this tile's keys and the next one's */
+    int at = 0;
+    tile_find(kv_form, attn, attn->k_blocks, attn->token_begin, end - attn->token_begin < TOKENS ? end - attn->token_begin : TOKENS, &keys[0]);
+    for (int begin = attn->token_begin; begin < end; begin += TOKENS, at ^= 1) {
+        int n = end - begin < TOKENS ? end - begin : TOKENS, next = begin + TOKENS;
+        int n_next = end - next < TOKENS ? (end > next ? end - next : 0) : TOKENS;
+        tile_find(kv_form, attn, attn->v_blocks, begin, n, &vals);
+        scales_gather(kv_form, &keys[at], n, attn->scale, scratch->key_scale);
+        if (form != kv_form)
+            tile_convert(kv_form, attn->head_dim, padded, &keys[at], n, scratch->rows);
+        for (int i = n; i % 4; i++)
+            keys[at].rows[i] = zero_row;
+        tile_score(form, attn, &keys[at], head_dim, n, scratch);
+        if (kv_form == ROWS_I8)
+            scales_gather(kv_form, &vals, n, 1, scratch->value_scale);
+        for (int i = 0; i < attn->n_rows; i++) {
+            int visible = attn->row_limit[i] - begin < n ? attn->row_limit[i] - begin : n;
+            row_weigh(scratch->weights[i], visible, &row_max[i], &row_sum[i], &scratch->rescale[i]);
+            if (kv_form == ROWS_I8)
+                weights_scale(scratch->weights[i], scratch->value_scale);
+        }
+        if (n_next > 0)
+            tile_find(kv_form, attn, attn->k_blocks, next, n_next, &keys[at ^ 1]);
+        if (form != kv_form)
+            tile_convert(kv_form, attn->head_dim, padded, &vals, n, scratch->rows);
+        tile_sum(form, attn, &vals, head_dim, n, scratch);
+    }
+}
+
+static void attn_partial_tiles(const struct kernels_attn *attn, float *const *out, float *row_max, float *row_sum, void *memory)
+{
+    struct scratch_attn *scratch = memory;
+    enum rows_form form = attn->kv_dtype == DTYPE_F32 ? ROWS_F32 : attn->kv_dtype == DTYPE_BF16 ? ROWS_BF16 : ROWS_I8;
+    int head_dim = attn->head_dim, padded = (head_dim + PAIR - 1) / PAIR * PAIR, end = attn->token_begin;
+    bool is_direct = attn->n_rows <= ROWS;
+    for (int i = 0; i < attn->n_rows; i++) {
+        row_max[i] = -INFINITY;
+        row_sum[i] = 0;
+        int limit = attn->row_limit[i] < attn->token_end ? attn->row_limit[i] : attn->token_end;
+        end = limit > end ? limit : end; /* what no row sees is not read */
+        memset(scratch->sums[i], 0, (size_t)padded * sizeof(float));
+        memset(scratch->q[i], 0, (size_t)padded * sizeof(float));
+        for (int d = 0; d < head_dim; d++)
+            scratch->q[i][column_at(form, d)] = attn->q[i][d];
+    }
+    if (form == ROWS_F32)
+        tiles_walk(ROWS_F32, ROWS_F32, attn, end, row_max, row_sum, scratch);
+    else if (form == ROWS_BF16 && is_direct)
+        tiles_walk(ROWS_BF16, ROWS_BF16, attn, end, row_max, row_sum, scratch);
+    else if (form == ROWS_BF16)
+        tiles_walk(ROWS_BF16, ROWS_F32, attn, end, row_max, row_sum, scratch);
+    else if (is_direct)
+        tiles_walk(ROWS_I8, ROWS_I8, attn, end, row_max, row_sum, scratch);
+    else
+        tiles_walk(ROWS_I8, ROWS_F32, attn, end, row_max, row_sum, scratch);
+    for (int i = 0; i < attn->n_rows; i++)
+        for (int d = 0; d < head_dim; d++)
+            out[i][d] = scratch->sums[i][column_at(form, d)];
+}
+
+#endif
