@@ -10,7 +10,7 @@
 enum {
     OUT_LIMIT_BYTES = 256 << 20,
     OUT_ENOUGH_BYTES = 4096, /* events that are there already are sent together up to this */
-    WAIT_MS = 50,
+    WAIT_MS = 100,
     GONE_CHECK_MS = 100
 };
 
