@@ -339,8 +339,10 @@ int options_parse(enum options_command command, int argc, char *const *argv, str
             if (take_flag(&options, &words, err) != 0)
                 goto finish_options;
         } else if (has_model || !def->takes_model) {
-            err_set(err, ERR_INVALID, "'%s' is one word too many%s%s; usage: %s", argv[words.next], has_model ? ": the model is " : "",
-                    has_model ? options.model : "", def->usage);
+            if (has_model)
+                err_set(err, ERR_INVALID, "'%s' is one word too many: the model is '%s'", argv[words.next], options.model);
+            else
+                err_set(err, ERR_INVALID, "'%s' is one word too many; usage: %s", argv[words.next], def->usage);
             goto finish_options;
         } else {
             options.model = argv[words.next++];
