@@ -22,8 +22,7 @@ enum {
     STOP_GRACE_MS = 3000
 };
 
-/* Checks that need no weights, so that a wrong launch is refused within a second. */
-static int check_settings(struct cmd_launch *l, struct err *err) {
+int cmd_launch_check(struct cmd_launch *l, struct err *err) {
     const struct options *o = l->options;
     const struct model_config *config = &l->files.config;
     int tp = (int)o->tensor_parallel_size, pp = (int)o->pipeline_parallel_size;
@@ -211,7 +210,7 @@ static int start_engine(struct cmd_launch *l, struct err *err) {
 
 int cmd_launch_open(const struct options *options, bool (*is_cancelled)(void *), struct cmd_launch *ret, struct err *err) {
     *ret = (struct cmd_launch){.options = options, .is_cancelled = is_cancelled};
-    return cmd_model_files_open(options, &ret->files, err) != 0 || check_settings(ret, err) != 0 ? -1 : 0;
+    return cmd_model_files_open(options, &ret->files, err) != 0 || cmd_launch_check(ret, err) != 0 ? -1 : 0;
 }
 
 int cmd_launch_start(struct cmd_launch *l, struct err *err) {

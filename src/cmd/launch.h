@@ -29,6 +29,8 @@ struct cmd_launch {
 /* Opens the model's files and checks the options against its configuration; starts nothing. After a failure, here and below,
    cmd_launch_close is still due. */
 int cmd_launch_open(const struct options *options, bool (*is_cancelled)(void *ctx), struct cmd_launch *ret, struct err *err);
+/* Of cmd_launch_open: with options and files.config set, fills the sizes and the split. Needs no weights. */
+int cmd_launch_check(struct cmd_launch *launch, struct err *err);
 /* Places and starts the workers, loads the weights, starts the engine. Blocks. */
 int cmd_launch_start(struct cmd_launch *launch, struct err *err);
 /* Stops whatever was started. All streams of the engine must be closed. */

@@ -13,6 +13,7 @@ static const char usage[] =
     "usage: shoal serve MODEL [options]   serve a model with an OpenAI-compatible API\n"
     "       shoal node start|status|stop  bring Ray up on this node, look at the cluster, end it\n"
     "       shoal verify [options]        check the nodes and the links between them\n"
+    "       shoal plan MODEL [options]    does it fit, and how fast can it be\n"
     "       shoal help [--man]            all options (--man: the manual page's source)\n"
     "       shoal version                 version and build\n"
     "\n"
@@ -29,6 +30,7 @@ static const struct {
     {"bench", cmd_bench},
     {"verify", cmd_verify},
     {"verify-agent", cmd_verify_agent},
+    {"plan", cmd_plan},
 };
 
 int main(int argc, char **argv) {

@@ -32,6 +32,7 @@ enum options_command {
     OPTIONS_BENCH_THROUGHPUT,
     OPTIONS_VERIFY,
     OPTIONS_VERIFY_AGENT,
+    OPTIONS_PLAN,
     OPTIONS_COMMAND_COUNT
 };
 
@@ -91,6 +92,12 @@ struct options {
         const char *level, *hosts, *ssh_command, *hccn_tool, *npu_smi, *hccn_conf;
         int64_t npus, timeout_s, tp_size, pp_size, clock_offset_ms;
     } verify;
+    /* plan */
+    struct {
+        const char *memory_per_node, *memory_bandwidth, *link_latency, *link_rate;
+        int64_t batch, context;
+        bool measure, json;
+    } plan;
     json_t *kept; /* list of texts that came from a file or were taken apart */
 };
 

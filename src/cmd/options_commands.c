@@ -40,6 +40,10 @@ static int check_verify(const struct options *options, struct err *err) {
     return 0;
 }
 
+static int check_plan(const struct options *options, struct err *err) {
+    return options->model != NULL ? 0 : err_set(err, ERR_INVALID, "which model? usage: %s", options_commands[OPTIONS_PLAN].usage);
+}
+
 const struct options_command_def options_commands[OPTIONS_COMMAND_COUNT] = {
     [OPTIONS_SERVE] = {"serve", "shoal serve MODEL [options]", "Serves MODEL with an OpenAI-compatible API.", true, true,
                        {&options_section_model, &options_section_server, &options_section_scheduler, &options_section_parallel,
@@ -76,4 +80,9 @@ const struct options_command_def options_commands[OPTIONS_COMMAND_COUNT] = {
     [OPTIONS_VERIFY_AGENT] = {"verify-agent", "shoal verify-agent --driver HOST:PORT --slot N   (started by shoal, not by hand)",
                               "Answers the questions of 'shoal verify' about one node.", false, false,
                               {&options_section_worker, &options_section_verify_agent}, check_worker},
+    [OPTIONS_PLAN] = {"plan", "shoal plan MODEL [--nodes N] [--memory-per-node BYTES] [options of serve]",
+                      "Says whether a model fits, what each rank holds and how fast it can be, from config.json alone. Exit status 0: it fits.", true, true,
+                      {&options_section_plan, &options_section_model, &options_section_scheduler, &options_section_parallel, &options_section_compute,
+                       &options_section_server},
+                      check_plan},
 };

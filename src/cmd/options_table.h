@@ -40,7 +40,7 @@ extern const struct options_section options_section_model, options_section_serve
     options_section_compute, options_section_worker, options_section_node_start, options_section_node_ray, options_section_node_status, options_section_node_stop,
     options_section_node_log, options_section_bench_server, options_section_bench_prompts, options_section_bench_results,
     options_section_bench_latency, options_section_bench_throughput, options_section_verify, options_section_verify_npu, options_section_verify_agent,
-    options_section_verify_launch;
+    options_section_verify_launch, options_section_plan;
 
 enum { OPTIONS_MAX_SECTIONS = 8 };
 

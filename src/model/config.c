@@ -344,14 +344,15 @@ static int read_beside(const char *folder, const char *name, json_t **ret, struc
     return *ret == NULL ? -1 : 0;
 }
 
-static int load_folder(const char *folder, const json_t *overrides, struct model_config *config, struct err *err) {
+/* name: of the configuration, most often config.json. */
+static int load_folder(const char *folder, const char *name, const json_t *overrides, struct model_config *config, struct err *err) {
     json_t *json = NULL, *generation = NULL, *quant = NULL;
     int rc = -1;
-    if (read_beside(folder, "config.json", &json, err) != 0 || read_beside(folder, "generation_config.json", &generation, err) != 0 ||
+    if (read_beside(folder, name, &json, err) != 0 || read_beside(folder, "generation_config.json", &generation, err) != 0 ||
         read_beside(folder, "hf_quant_config.json", &quant, err) != 0)
         goto release;
     if (json == NULL) {
-        err_set(err, ERR_NOT_FOUND, "there is no config.json in %s", folder);
+        err_set(err, ERR_NOT_FOUND, "there is no %s in %s", name, folder);
         goto release;
     }
     if (quant != NULL) {
@@ -365,7 +366,7 @@ static int load_folder(const char *folder, const json_t *overrides, struct model
         goto release;
     }
     if (read_config(json, config, err) != 0)
-        err_wrap(err, "%s/config.json", folder);
+        err_wrap(err, "%s/%s", folder, name);
     else if (generation != NULL && read_eos(generation, config, err) != 0)
         err_wrap(err, "%s/generation_config.json", folder);
     else
@@ -414,13 +415,13 @@ int model_config_load(const char *path, const struct weights_store *store, const
         rc = load_gguf(path, own, overrides, &config, err);
         weights_store_close(own);
     } else if (file_is_dir(path)) {
-        rc = load_folder(path, overrides, &config, err);
+        rc = load_folder(path, "config.json", overrides, &config, err);
     } else {
-        /* One safetensors file: its configuration lies beside it. */
+        /* One safetensors file: its configuration lies beside it. Or the configuration itself. */
         char folder[PATH_MAX];
-        const char *slash = strrchr(path, '/');
+        const char *slash = strrchr(path, '/'), *file = slash == NULL ? path : slash + 1;
         snprintf(folder, sizeof folder, "%.*s", slash == NULL ? 1 : (int)(slash - path), slash == NULL ? "." : path);
-        rc = load_folder(folder, overrides, &config, err);
+        rc = load_folder(folder, ends_with(file, ".json") ? file : "config.json", overrides, &config, err);
     }
     if (rc == 0)
         *ret = config;

@@ -45,7 +45,7 @@ struct model_config {
 };
 
 /*
- * path: the model's folder or GGUF file. overrides: --hf-overrides, merged into config.json before it is read, or NULL.
+ * path: the model's folder or GGUF file, or a config.json under whatever name. overrides: --hf-overrides, merged into config.json before it is read, or NULL.
  * store may be NULL for a folder (config.json alone is enough: plan, dummy weights). An architecture or switch that is
  * not known is ERR_UNSUPPORTED and lists the known ones; sizes that contradict each other are ERR_INVALID.
  */

@@ -57,6 +57,12 @@ struct plan_fit {
 /* ERR_INVALID when the model cannot be split so. That it does not fit is no error. ret: some 100 KB. */
 int plan_fit_compute(const struct plan_ask *ask, struct plan_fit *ret, struct err *err);
 
+/*
+ * Whether a start is worth trying: false only where weights and one sequence cannot be held by what the nodes have now, buffers and all
+ * that may still become free aside. Where the KV cache has a given size, weights and it against all memory of a node.
+ */
+bool plan_fit_may_start(const struct plan_ask *ask, const struct plan_fit *fit);
+
 /* Node of a rank when ranks are spread over equal nodes: whole stages where there are enough of them, else evenly. */
 int plan_fit_place(int tp_size, int pp_size, int n_nodes, int rank);
 

@@ -152,23 +152,46 @@ static bool parse_name(const char *model, char ret_name[HUB_NAME_BYTES], char re
     return is_name;
 }
 
-static int resolve_on_hub(const struct hub_site *site, const struct hub_place *place, const char *wanted, char ret_path[PATH_MAX],
-                          struct err *err) {
+/* The configuration alone: what a plan needs. */
+static int choose_config(struct hub_listing *listing, struct err *err) {
+    bool found = false;
+    for (int i = 0; i < listing->n_files; i++) {
+        struct hub_file *file = &listing->files[i];
+        bool is_config = strcmp(file->path, "config.json") == 0;
+        file->is_chosen = is_config || strcmp(file->path, "generation_config.json") == 0 || strcmp(file->path, "hf_quant_config.json") == 0;
+        found = found || is_config;
+    }
+    return found ? 0 : err_set(err, ERR_NOT_FOUND, "there is no config.json; a GGUF file tells its sizes once it is here");
+}
+
+/* Is the configuration in this folder, whatever else is not? */
+static bool has_config(const char *folder) {
+    char path[PATH_MAX];
+    return weights_hub_path(path, NULL, "%s/config.json", folder) == 0 && file_exists(path);
+}
+
+static int resolve_on_hub(const struct hub_site *site, const struct hub_place *place, const char *wanted, bool config_only,
+                          char ret_path[PATH_MAX], struct err *err) {
     char commit[HUB_HASH_BYTES] = "", folder[PATH_MAX];
     struct hub_listing listing = {0};
     struct err why;
-    int main, result = -1;
+    int main = -1, result = -1;
     if (place->has_blobs)
         weights_hub_read_ref(place, site->revision, commit);
     if ((place->has_blobs ? weights_hub_path(folder, err, "%s/snapshots/%s", place->repo, commit)
                           : weights_hub_path(folder, err, "%s", place->repo)) != 0)
         return -1;
     bool is_complete = (!place->has_blobs || *commit != '\0') && weights_hub_find_complete(folder, wanted, ret_path);
+    if (!is_complete && config_only && *wanted == '\0' && (!place->has_blobs || *commit != '\0') && has_config(folder))
+        is_complete = weights_hub_path(ret_path, err, "%s", folder) == 0;
     if (is_complete && (strcmp(commit, site->revision) == 0 || env_is_on("HF_HUB_OFFLINE")))
         return 0;
     if (env_is_on("HF_HUB_OFFLINE"))
         return err_set(err, ERR_NOT_FOUND, "HF_HUB_OFFLINE is set, and %s%s%s (revision %s) is not complete in %s", site->name,
                        *wanted != '\0' ? ":" : "", wanted, site->revision, place->root);
+
+    if (config_only && !is_complete && *wanted != '\0')
+        return err_set(err, ERR_NOT_FOUND, "%s:%s is not here yet, and a GGUF file tells its sizes only then", site->name, wanted);
 
     /* A hub that is away, or that does not have the model any more, does not matter when an earlier run brought everything. */
     if (weights_hub_list(site, !is_complete, &listing, &why) != 0) {
@@ -178,14 +201,14 @@ static int resolve_on_hub(const struct hub_site *site, const struct hub_place *p
         log_warning("%s; using what was downloaded earlier", why.msg);
         return 0;
     }
-    if (weights_hub_choose(&listing, wanted, &main, err) != 0) {
+    if ((config_only && *wanted == '\0' ? choose_config(&listing, err) : weights_hub_choose(&listing, wanted, &main, err)) != 0) {
         err_wrap(err, "%s", site->name);
         goto finish_listing;
     }
     if (weights_hub_bring_chosen(site, place, &listing, err) != 0)
         goto finish_listing;
     if (place->has_blobs) {
-        if (weights_hub_write_ref(place, site->revision, listing.commit, err) != 0 ||
+        if ((!config_only && weights_hub_write_ref(place, site->revision, listing.commit, err) != 0) ||
             weights_hub_path(folder, err, "%s/snapshots/%s", place->repo, listing.commit) != 0)
             goto finish_listing;
     }
@@ -198,7 +221,8 @@ finish_listing:
     return result;
 }
 
-int weights_hub_resolve(const char *model, const char *revision, const char *download_dir, char ret_path[PATH_MAX], struct err *err) {
+static int resolve(const char *model, const char *revision, const char *download_dir, bool config_only, char ret_path[PATH_MAX],
+                   struct err *err) {
     char name[HUB_NAME_BYTES], wanted[HUB_PATH_BYTES], found[PATH_MAX];
     struct hub_site site;
     struct hub_place place;
@@ -212,8 +236,16 @@ int weights_hub_resolve(const char *model, const char *revision, const char *dow
     bool is_modelscope = env_is_on("SHOAL_USE_MODELSCOPE") || env_is_on("VLLM_USE_MODELSCOPE");
     if (find_site(is_modelscope, name, revision, &site, err) != 0 || find_place(&site, download_dir, &place, err) != 0)
         return -1;
-    if (resolve_on_hub(&site, &place, wanted, found, err) != 0)
+    if (resolve_on_hub(&site, &place, wanted, config_only, found, err) != 0)
         return err_wrap(err, "'%s' is no local path; as a name on a hub", model);
     strcpy(ret_path, found);
     return 0;
+}
+
+int weights_hub_resolve(const char *model, const char *revision, const char *download_dir, char ret_path[PATH_MAX], struct err *err) {
+    return resolve(model, revision, download_dir, false, ret_path, err);
+}
+
+int weights_hub_resolve_config(const char *model, const char *revision, const char *download_dir, char ret_path[PATH_MAX], struct err *err) {
+    return resolve(model, revision, download_dir, true, ret_path, err);
 }

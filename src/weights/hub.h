@@ -27,5 +27,7 @@
  * an existing path nor of the form ORG/NAME is ERR_NOT_FOUND with both readings explained.
  */
 int weights_hub_resolve(const char *model, const char *revision, const char *download_dir, char ret_path[PATH_MAX], struct err *err);
+/* The same for the configuration alone: of a model that is not here yet, config.json and what belongs to it come over, and no more. */
+int weights_hub_resolve_config(const char *model, const char *revision, const char *download_dir, char ret_path[PATH_MAX], struct err *err);
 
 #endif
