@@ -126,10 +126,17 @@ static double default_number(const struct api *api, const char *key, double fall
     return json_is_number(value) ? json_number_value(value) : fallback;
 }
 
+static void add_stop(struct api_params *params, const json_t *stop) {
+    const char *text = json_string_value(stop);
+    params->stops[params->n_stops++] = text;
+    params->has_empty_stop |= json_string_length(stop) == 0;
+    params->has_cut_stop |= strlen(text) < json_string_length(stop);
+}
+
 static void read_stops(struct api_fields *fields, struct api_params *params) {
     const json_t *stop = json_object_get(fields->body, "stop");
     if (json_is_string(stop)) {
-        params->stops[params->n_stops++] = json_string_value(stop);
+        add_stop(params, stop);
     } else if (json_is_array(stop)) {
         size_t n = json_array_size(stop);
         if (n > API_MAX_STOPS) {
@@ -141,7 +148,7 @@ static void read_stops(struct api_fields *fields, struct api_params *params) {
             char loc[64];
             snprintf(loc, sizeof loc, "stop.list[str].%zu", i);
             if (json_is_string(item))
-                params->stops[params->n_stops++] = json_string_value(item);
+                add_stop(params, item);
             else
                 api_field_error(fields, "string_type", loc, "Input should be a valid string", item, NULL);
         }
@@ -149,8 +156,6 @@ static void read_stops(struct api_fields *fields, struct api_params *params) {
         api_field_error(fields, "string_type", "stop.str", "Input should be a valid string", stop, NULL);
         api_field_error(fields, "list_type", "stop.list[str]", "Input should be a valid list", stop, NULL);
     }
-    for (int i = 0; i < params->n_stops; i++)
-        params->has_empty_stop |= params->stops[i][0] == '\0';
 }
 
 static void read_stop_ids(struct api_fields *fields, struct api_params *params) {
@@ -312,6 +317,8 @@ static int check_ranges(const struct api_params *p, int64_t max_tokens, struct a
         return PLAIN("min_tokens must be less than or equal to max_tokens=%s, got %lld.", number, (long long)p->min_tokens);
     if (p->has_empty_stop)
         return PLAIN("stop cannot contain an empty string.");
+    if (p->has_cut_stop)
+        return PLAIN("stop strings with a NUL character are not supported.");
     if (api_token_params_check(&p->tokens, error) != 0)
         return -1;
     if (p->temperature < GREEDY_TEMPERATURE && p->n > 1)

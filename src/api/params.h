@@ -34,7 +34,7 @@ struct api_params {
     int n_stop_ids;
     const char *stops[API_MAX_STOPS];
     int n_stops;
-    bool has_empty_stop;
+    bool has_empty_stop, has_cut_stop; /* "", and one with a NUL in it */
     bool include_stop, skip_special;
     struct api_token_params tokens;
     int64_t n_logprobs, n_prompt_logprobs; /* -1: none; n_logprobs: as many as logprob_token_ids where there are some */

@@ -477,6 +477,7 @@ static void test_refusals(void **unused) {
         {"/v1/completions", "{\"prompt\":\"a\",\"min_p\":-1e-5}", 400, "min_p must be in [0, 1], got -1e-05."},
         {"/v1/completions", "{\"prompt\":\"a\",\"min_tokens\":20}", 400, "min_tokens must be less than or equal to max_tokens=16, got 20."},
         {"/v1/completions", "{\"prompt\":\"a\",\"stop\":[\"\"]}", 400, "stop cannot contain an empty string."},
+        {"/v1/completions", "{\"prompt\":\"a\",\"stop\":[\"\\u0000x\"]}", 400, "stop strings with a NUL character are not supported."},
         {"/v1/completions", "{\"prompt\":\"a\",\"stop\":7}", 400, "2 validation errors:"},
         {"/v1/completions", "{\"prompt\":\"a\",\"stop_token_ids\":[-1]}", 400,
          "token_id(s) [-1] in stop_token_ids contain out-of-vocab token ids."},

@@ -3,9 +3,10 @@
 
 usage: run.py --base-url http://127.0.0.1:8000/v1 --model NAME [--api-key KEY]
        run.py --fake-server PROGRAM        starts the API over the fake engine and speaks to that
+       run.py --serve PROGRAM MODEL        starts `shoal serve` with two ranks and speaks to that
 
 Every test takes the same client; what a test needs of the model is little: text from any prompt, greedy answers that
-repeat themselves.
+repeat themselves. Those named real_ look at what sampling parameters do: they need a model behind the API.
 """
 import argparse
 import asyncio
@@ -145,7 +146,7 @@ def test_stop(b):
     stop = whole[len(whole) // 2: len(whole) // 2 + 2]
     if not stop.strip() or "\ufffd" in stop:
         return
-    answer = b.complete(max_tokens=24, stop=["\x00never", stop])
+    answer = b.complete(max_tokens=24, stop=["\x01never", stop])
     assert answer.choices[0].text == whole[: whole.index(stop)]
     assert answer.choices[0].finish_reason == "stop" and answer.choices[0].model_extra["stop_reason"] == stop
     kept = b.complete(max_tokens=24, stop=stop, extra_body={"include_stop_str_in_output": True})
@@ -229,6 +230,122 @@ def test_many_at_once(b):
     assert asyncio.run(all_at_once()) == ["length"] * 16
 
 
+def ids_of(choice):
+    return choice.model_extra["token_ids"]
+
+
+def sample_ids(b, **extra):
+    """Ids of one answer; fields beyond OpenAI's go as they are."""
+    known = {k: extra.pop(k) for k in ("temperature", "max_tokens", "seed", "top_p", "prompt", "stop", "logit_bias", "presence_penalty") if k in extra}
+    return ids_of(b.complete(**known, extra_body={"return_token_ids": True, "ignore_eos": True, **extra}).choices[0])
+
+
+def real_words_and_tokens_to_avoid(b):
+    greedy = sample_ids(b)
+    n_words = n_pairs = 0
+    for at in range(len(greedy) - 1):
+        for n in (1, 2):
+            word = b.post("/detokenize", {"tokens": greedy[at : at + n]})["prompt"]
+            if word.lstrip() != word or b.post("/tokenize", {"prompt": word})["tokens"] != greedy[at : at + n]:
+                continue
+            avoiding = sample_ids(b, bad_words=[word])
+            if n == 1:
+                assert greedy[at] not in avoiding
+                n_words += 1
+            elif greedy[: at + 1].count(greedy[at]) == 1:
+                assert avoiding[: at + 1] == greedy[: at + 1] and avoiding[at + 1] != greedy[at + 1], "only a word's end is forbidden, behind its beginning"
+                n_pairs += 1
+    assert n_words > 0 and n_pairs > 0
+    assert greedy[0] not in sample_ids(b, logit_bias={str(greedy[0]): -100})
+    assert set(sample_ids(b, logit_bias={"1000": 100}, temperature=1)) == {1000}
+    assert set(sample_ids(b, allowed_token_ids=[7, 1500], temperature=1, max_tokens=64)) <= {7, 1500}
+
+
+def real_min_tokens_and_stops(b):
+    greedy = sample_ids(b)
+    answer = b.complete(extra_body={"return_token_ids": True, "stop_token_ids": [greedy[0]], "min_tokens": 5, "ignore_eos": True})
+    assert len(ids_of(answer.choices[0])) >= 5 and greedy[0] not in ids_of(answer.choices[0])[:5]
+    text = b.complete(max_tokens=24, extra_body={"ignore_eos": True}).choices[0].text
+    stopped = b.complete(max_tokens=24, stop=text[:1], extra_body={"min_tokens": 24, "ignore_eos": True}).choices[0]
+    assert stopped.finish_reason == "length" and stopped.text == text, "a stop string before min_tokens is text"
+
+
+def real_truncation_is_greedy_at_its_end(b):
+    greedy = sample_ids(b)
+    assert sample_ids(b, temperature=1, top_k=1) == greedy
+    assert sample_ids(b, temperature=1, top_p=1e-6) == greedy
+    assert sample_ids(b, temperature=1, min_p=1.0) == greedy
+    assert len({tuple(sample_ids(b, temperature=2, seed=i)) for i in range(6)}) > 1
+
+
+def real_seeds_in_company(b):
+    kinds = [{"temperature": 0.8, "seed": 1}, {"temperature": 1.2, "seed": 2, "top_k": 50}, {"temperature": 1, "seed": 3, "top_p": 0.9, "min_p": 0.01},
+             {"temperature": 1, "seed": 4, "presence_penalty": 1.5, "repetition_penalty": 1.1}]
+    alone = [sample_ids(b, **dict(kind)) for kind in kinds]
+    together = [None] * 12
+
+    def one(i):
+        together[i] = sample_ids(b, **dict(kinds[i % 4]))
+
+    threads = [threading.Thread(target=one, args=[i]) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone * 3, "a seed's tokens depend on company"
+    assert sample_ids(b, temperature=1, frequency_penalty=2.0, repetition_penalty=2.0, top_k=1, max_tokens=48) != sample_ids(b, max_tokens=48)
+
+
+def real_logprobs_agree(b):
+    prompt = b.post("/tokenize", {"prompt": PROMPT})["tokens"]
+    answer = b.complete(prompt=prompt, logprobs=5, extra_body={"return_token_ids": True, "ignore_eos": True, "return_tokens_as_token_ids": True}).choices[0]
+    told, ids = answer.logprobs, ids_of(answer)
+    for token, logprob, top in zip(ids, told.token_logprobs, told.top_logprobs):
+        assert len(top) == 5 and top[f"token_id:{token}"] == logprob == max(top.values()), "greedy takes the most likely"
+        assert sum(2.718281828 ** v for v in top.values()) <= 1.0001
+    # the same tokens as a prompt: the same log-probabilities, and a rank each
+    scored = b.complete(prompt=prompt + ids, max_tokens=1, extra_body={"prompt_logprobs": 1}).choices[0].model_extra["prompt_logprobs"]
+    for token, logprob, entry in zip(ids, told.token_logprobs, scored[len(prompt):]):
+        assert abs(entry[str(token)]["logprob"] - logprob) < 0.05 and entry[str(token)]["rank"] == 1
+    given = b.complete(prompt=prompt, max_tokens=1, extra_body={"logprob_token_ids": [3, ids[0]], "return_tokens_as_token_ids": True}).choices[0].logprobs
+    assert set(given.top_logprobs[0]) == {"token_id:3", f"token_id:{ids[0]}"} and given.token_logprobs[0] == told.token_logprobs[0]
+    chat = b.chat(max_tokens=1, logprobs=True, top_logprobs=1, temperature=1, top_p=1e-6).choices[0].logprobs.content[0]
+    assert chat.logprob == chat.top_logprobs[0].logprob, "log-probabilities are those of the raw logits"
+
+
+def real_usage_and_truncation(b):
+    assert b.complete(extra_body={"truncate_prompt_tokens": 3}).usage.prompt_tokens == 3
+    long = {"prompt": "Once upon a time there was a king. " * 12, "max_tokens": 2}
+    b.complete(**long)
+    again = b.complete(**long).usage
+    assert 0 < again.prompt_tokens_details.cached_tokens < again.prompt_tokens
+    salted = b.complete(**long, extra_body={"cache_salt": "mine"}).usage
+    assert not salted.prompt_tokens_details or not salted.prompt_tokens_details.cached_tokens
+    refused(lambda: b.complete(extra_body={"cache_salt": ""}), openai.BadRequestError, "cache_salt")
+
+
+def start_serve(program, model):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([program, "serve", model, "--served-model-name", "qwen", "--host", "127.0.0.1", "--port", str(port),
+                                "--tensor-parallel-size", "2", "--enable-prompt-tokens-details", "--kv-cache-memory-bytes", "64MiB", "--dtype", "float32"],
+                               stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while True:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return process, f"http://127.0.0.1:{port}/v1"
+        except OSError:
+            pass
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            raise SystemExit("the server did not come up")
+        time.sleep(0.1)
+
+
 def start_fake(program):
     process = subprocess.Popen([program, "delay_ms=2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     return process, f"http://127.0.0.1:{process.stdout.readline().split()[1]}/v1"
@@ -240,14 +357,18 @@ def main():
     parser.add_argument("--model", default="qwen")
     parser.add_argument("--api-key", default="none")
     parser.add_argument("--fake-server")
+    parser.add_argument("--serve", nargs=2, metavar=("PROGRAM", "MODEL"))
     parser.add_argument("--only", help="run the tests whose names contain this")
     options = parser.parse_args()
     process = None
     if options.fake_server:
         process, options.base_url = start_fake(options.fake_server)
+    if options.serve:
+        process, options.base_url = start_serve(*options.serve)
+    kinds = ("test_",) if options.fake_server else ("test_", "real_")
     bench = Bench(options.base_url, options.model, options.api_key)
     n_failed = 0
-    for name, test in [(n, f) for n, f in globals().items() if n.startswith("test_") and (options.only or "") in n]:
+    for name, test in [(n, f) for n, f in globals().items() if n.startswith(kinds) and (options.only or "") in n]:
         begin = time.monotonic()
         try:
             test(bench)
@@ -257,6 +378,8 @@ def main():
             print(f"FAILED {name}\n{traceback.format_exc()}", flush=True)
     if process:
         process.stdin.close()
+        if options.serve:
+            process.terminate()
         if process.wait(20) != 0:
             n_failed += 1
             print("FAILED the server ended badly")
