@@ -8,12 +8,16 @@
 #include <unistd.h>
 #include <strings.h>
 
+#include "base/file.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "cmd/build_id.h"
+#include "cmd/plan_launch.h"
 #include "cmd/verify_launch.h"
 #include "engine/run.h"
 #include "model/split.h"
+#include "weights/hub.h"
 
 enum {
     DEFAULT_STEP_TOKENS = 512, /* a step of so many prompt tokens keeps the tokens of others flowing */
@@ -208,9 +212,51 @@ static int start_engine(struct cmd_launch *l, struct err *err) {
     return engine_create(&opts, &l->engine, err);
 }
 
+/* Sizes and split, and where all ranks will be here, whether there is memory for them. */
+static int check(struct cmd_launch *l, struct err *err) {
+    struct plan_node here = {0};
+    if (cmd_launch_check(l, err) != 0)
+        return -1;
+    host_memory(&here.total_bytes, &here.available_bytes);
+    return backend_of(l->options) == CLUSTER_MP ? cmd_plan_check(l, &here, 1, NULL, err) : 0;
+}
+
+/* By the configuration alone, before a download. What has none to look at goes on. */
+static int check_on_hub(struct cmd_launch *l, struct err *err) {
+    const struct options *o = l->options;
+    struct err why;
+    if (weights_hub_resolve_config(o->model, o->revision, o->download_dir, l->files.path, &why) != 0)
+        return why.code == ERR_NOT_FOUND ? 0 : err_copy(err, &why);
+    if (!file_is_dir(l->files.path))
+        return 0;
+    struct model_config *config = &l->files.config;
+    if (model_config_load(l->files.path, NULL, o->hf_overrides, config, err) != 0)
+        return -1;
+    if (config->dtype == DTYPE_F32) /* some say so of weights that are half as large */
+        config->dtype = config->layer_dtype = DTYPE_BF16;
+    return model_config_quantize(config, NULL, o->quantization, err) != 0 || check(l, err) != 0 ? -1 : 0;
+}
+
 int cmd_launch_open(const struct options *options, bool (*is_cancelled)(void *), struct cmd_launch *ret, struct err *err) {
     *ret = (struct cmd_launch){.options = options, .is_cancelled = is_cancelled};
-    return cmd_model_files_open(options, &ret->files, err) != 0 || cmd_launch_check(ret, err) != 0 ? -1 : 0;
+    if (!file_exists(options->model) && check_on_hub(ret, err) != 0)
+        return -1;
+    return cmd_model_files_open(options, &ret->files, err) != 0 || check(ret, err) != 0 ? -1 : 0;
+}
+
+/* The same where the nodes are known only now. */
+static int check_placed(const struct cmd_launch *l, struct err *err) {
+    struct plan_node memory[COMM_MAX_NODES];
+    int n_nodes, node_of_rank[COMM_MAX_RANKS];
+    const struct cluster_node *nodes = cluster_nodes(l->cluster, &n_nodes);
+    if (backend_of(l->options) == CLUSTER_MP)
+        return 0;
+    for (int i = 0; i < n_nodes; i++) {
+        memory[i] = (struct plan_node){.total_bytes = nodes[i].mem_total_bytes, .available_bytes = nodes[i].mem_available_bytes};
+        for (int r = 0; r < nodes[i].n_ranks; r++)
+            node_of_rank[nodes[i].first_rank + r] = i;
+    }
+    return cmd_plan_check(l, memory, n_nodes, node_of_rank, err);
 }
 
 int cmd_launch_start(struct cmd_launch *l, struct err *err) {
@@ -219,7 +265,10 @@ int cmd_launch_start(struct cmd_launch *l, struct err *err) {
              l->files.config.architecture, l->files.config.n_layers, l->max_model_len,
              (int)(o->tensor_parallel_size * o->pipeline_parallel_size), (int)o->tensor_parallel_size, (int)o->pipeline_parallel_size,
              o->enable_expert_parallel ? ", expert parallel" : "");
-    return start_cluster(l, err) != 0 || cmd_verify_launch(l, err) != 0 || start_ranks(l, err) != 0 || start_engine(l, err) != 0 ? -1 : 0;
+    return start_cluster(l, err) != 0 || check_placed(l, err) != 0 || cmd_verify_launch(l, err) != 0 || start_ranks(l, err) != 0 ||
+                   start_engine(l, err) != 0
+               ? -1
+               : 0;
 }
 
 void cmd_launch_close(struct cmd_launch *l) {

@@ -36,7 +36,7 @@ static void say_need(struct text *text, const struct plan_ask *ask, const struct
     if (ask->n_nodes > 1)
         say(text, "node %d, with %d of %d ranks, ", node, n_ranks, fit->n_ranks);
     else
-        say(text, "the model ");
+        say(text, "it ");
     say(text, "needs %s for weights, %s for buffers and %s for the KV cache of one sequence of %d tokens",
         progress_bytes_text(fit->node_weights_bytes[node], weights), progress_bytes_text(buffers, others), progress_bytes_text(needed, cache),
         ask->max_model_len);
