@@ -165,10 +165,11 @@ static void rows_on_thread(void *arg, int thread) {
         run->do_row(run, row, &run->head->space[thread]);
 }
 
-/* Does every row, on all threads of the team where there are several. */
-static int for_each_row(struct run *run, void (*do_row)(struct run *run, int row, struct exec_workspace *space), struct err *err) {
+/* Does every row, on all threads of the team where it is worth waking them. */
+static int for_each_row(struct run *run, bool is_light, void (*do_row)(struct run *run, int row, struct exec_workspace *space),
+                        struct err *err) {
     run->do_row = do_row;
-    if (run->n_rows == 1 || team_size(run->head->team) == 1)
+    if (is_light || run->n_rows == 1 || team_size(run->head->team) == 1)
         for (int row = 0; row < run->n_rows; row++)
             do_row(run, row, &run->head->space[0]);
     else
@@ -245,8 +246,10 @@ static int choose_from_whole(struct run *run, int row, struct err *err) {
     if (ask->wants_logprobs)
         memcpy(mine + most, row_logits(run, row), (size_t)len * sizeof *mine);
     head->traffic.whole_rows++;
-    if (gather(head, mine, floats * sizeof *mine, all, err) != 0 || head->index != 0)
-        return head->index == 0 ? -1 : 0;
+    if (gather(head, mine, floats * sizeof *mine, all, err) != 0)
+        return -1;
+    if (head->index != 0)
+        return 0;
     for (int m = 0; m < head->n_members; m++)
         memcpy(whole + head->part_begin[m], all + (size_t)m * floats, (size_t)head->part_len[m] * sizeof *whole);
     struct exec_candidate chosen;
@@ -259,11 +262,12 @@ static int choose_from_whole(struct run *run, int row, struct err *err) {
     return 0;
 }
 
-static int broadcast_verdicts(struct run *run, struct err *err) {
+/* least: -1 while whole rows may still be asked for, then 0. */
+static int broadcast_verdicts(struct run *run, int32_t least, struct err *err) {
     if (broadcast(run->head, run->verdicts, (size_t)run->n_rows * sizeof *run->verdicts, err) != 0)
         return -1;
     for (int row = 0; row < run->n_rows; row++)
-        if (run->verdicts[row].token < -1 || run->verdicts[row].token >= run->head->n_vocab)
+        if (run->verdicts[row].token < least || run->verdicts[row].token >= run->head->n_vocab)
             return err_set(err, ERR_PEER, "the first rank chose token %d; the model has %d", run->verdicts[row].token, run->head->n_vocab);
     return 0;
 }
@@ -271,10 +275,12 @@ static int broadcast_verdicts(struct run *run, struct err *err) {
 /* Everybody gets to know every row's token, and where log-probabilities are wanted its raw logit. */
 static int choose_tokens(struct run *run, struct err *err) {
     struct exec_head *head = run->head;
+    bool is_light = true, has_whole = false;
+    for (int row = 0; row < run->n_rows; row++)
+        is_light = is_light && run->rows[row].ask.n_candidates <= 1;
     if (gather(head, run->mine, run->part_bytes, (char *)run->all, err) != 0 ||
-        (head->index == 0 && for_each_row(run, choose_row, err) != 0) || broadcast_verdicts(run, err) != 0)
+        (head->index == 0 && for_each_row(run, is_light, choose_row, err) != 0) || broadcast_verdicts(run, -1, err) != 0)
         return -1;
-    bool has_whole = false;
     for (int row = 0; row < run->n_rows; row++) {
         if (run->verdicts[row].token >= 0)
             continue;
@@ -282,7 +288,7 @@ static int choose_tokens(struct run *run, struct err *err) {
         if (choose_from_whole(run, row, err) != 0)
             return -1;
     }
-    return has_whole ? broadcast_verdicts(run, err) : 0;
+    return has_whole ? broadcast_verdicts(run, 0, err) : 0;
 }
 
 static bool wants_logprobs(const struct run *run, int row) {
@@ -310,7 +316,7 @@ static int count_ranks(struct run *run, struct err *err) {
     if (run->all_counts == NULL)
         return no_memory(run->n_rows, err);
     run->counts = run->all_counts + n * (size_t)head->n_members;
-    if (for_each_row(run, count_row, err) != 0)
+    if (for_each_row(run, false, count_row, err) != 0)
         return -1;
     return gather(head, run->counts, n * sizeof *run->counts, run->all_counts, err);
 }
@@ -353,7 +359,7 @@ int exec_head_sample(struct exec_head *head, const struct exec_step *step, const
         no_memory(n_rows, err);
         goto finish_result;
     }
-    if (for_each_row(&run, fill_row, err) != 0 || choose_tokens(&run, err) != 0 || count_ranks(&run, err) != 0)
+    if (for_each_row(&run, false, fill_row, err) != 0 || choose_tokens(&run, err) != 0 || count_ranks(&run, err) != 0)
         goto finish_result;
     for (int row = 0; row < n_rows; row++)
         emit_row(&run, row, &result);
