@@ -56,6 +56,19 @@ static void post_ping(struct api *api, const struct http_request *request, json_
     get_health(api, ret);
 }
 
+/* For benches; vLLM has it under the same condition. */
+static void post_reset_prefix_cache(struct api *api, const struct http_request *request, json_t *body, struct http_response *ret) {
+    const char *mode = getenv("VLLM_SERVER_DEV_MODE");
+    (void)request;
+    (void)body;
+    if (mode == NULL || strcmp(mode, "1") != 0) {
+        api_answer_detail(ret, 404, "Not Found");
+        return;
+    }
+    engine_cache_reset(api->opts.engine);
+    empty(ret, 200);
+}
+
 static const struct route {
     const char *path;
     void (*get)(struct api *api, struct http_response *ret);
@@ -73,6 +86,7 @@ static const struct route {
     {"/invocations", NULL, post_invocations, false},
     {"/tokenize", NULL, api_tokenize, false},
     {"/detokenize", NULL, api_detokenize, false},
+    {"/reset_prefix_cache", NULL, post_reset_prefix_cache, true},
 };
 
 static const char models_prefix[] = "/v1/models/";

@@ -2,206 +2,17 @@
  * The engine thread: jobs in, steps out, results in, events out; see engine.h and run.h.
  * Owns the scheduler, all choices and the steps in flight. Must not know text, HTTP, or how the ranks compute.
  */
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "engine/run.h"
-#include "engine/stream.h"
-#include "exec/queue.h"
-#include "sched/block_pool.h"
+#include "engine/engine_state.h"
 
-enum { MAX_IN_FLIGHT = EXEC_MAX_IN_FLIGHT / 2, IDLE_WAIT_MS = 500, STATS_GAP_MS = 10000, MAX_EVENTS = 1 << 26 };
-
-/* One continuation of one prompt. Engine thread only. */
-struct engine_choice {
-    struct engine_stream *stream;
-    int request, index;
-    struct exec_sampling sampling;
-    int max_tokens;
-    bool ignore_eos;
-    int priority;
-    uint64_t cache_root;
-    int32_t *prompt; /* until it is handed to the scheduler */
-    int n_prompt;
-    int64_t started_ns; /* when its first step was planned; 0: not yet */
-    struct sched_seq *seq;
-    int n_generated, n_prompt_emitted;
-    int n_in_flight; /* steps under way that hold it */
-    bool is_finished;
-};
-
-enum job_type { JOB_SUBMIT, JOB_CANCEL, JOB_CLOSE };
-struct job {
-    enum job_type type;
-    struct engine_stream *stream;
-    int request, choice;
-    struct job *next;
-};
-
-struct flight {
-    uint64_t number;
-    int64_t sent_ns;
-    int n_entries;
-    struct engine_choice **choices; /* [max_seqs] */
-};
-
-struct engine {
-    struct engine_opts opts;
-    int32_t eos[64];
-    int n_eos;
-    struct sched *sched;
-    pthread_t thread;
-    int wake_fd;
-    /* Steps in flight, oldest first: a ring. */
-    struct flight flights[MAX_IN_FLIGHT];
-    int first_flight, n_flights, most_flights;
-    uint64_t next_step;
-    struct exec_entry *entries; /* [max_seqs], for the step being sent */
-    int64_t landed_ns;          /* when the latest result came */
-    int64_t logged_ms;
-    struct engine_stats logged; /* as they were then */
-    struct engine_stats now;    /* as counted by the engine thread; published once a turn */
-    struct engine_stream *streams;  /* all that the engine has taken */
-    struct engine_stream *told;     /* those with events that their readers do not know of */
-    atomic_int n_active;            /* choices that wait or run */
-    /* Under lock. */
-    pthread_mutex_t lock;
-    struct job *first_job, *last_job;
-    bool is_stopping, is_failed;
-    struct err failure;
-    struct engine_stats stats;
-};
-
-static void wake(struct engine *engine) {
-    uint64_t one = 1;
-    ssize_t written = write(engine->wake_fd, &one, sizeof one);
-    (void)written; /* a full counter wakes as well */
-}
-
-static int job_push(struct engine *engine, enum job_type type, struct engine_stream *stream, int request, int choice) {
-    struct job *job = malloc(sizeof *job);
-    if (job == NULL)
-        return -1;
-    *job = (struct job){.type = type, .stream = stream, .request = request, .choice = choice};
-    pthread_mutex_lock(&engine->lock);
-    *(engine->last_job == NULL ? &engine->first_job : &engine->last_job->next) = job;
-    engine->last_job = job;
-    pthread_mutex_unlock(&engine->lock);
-    wake(engine);
-    return 0;
-}
-
-/* Submitting (any thread) */
-
-static void sampling_from_request(const struct engine *engine, const struct engine_request *request, int choice, struct exec_sampling *ret) {
-    const struct exec_sampling *in = request->sampling;
-    *ret = *in;
-    ret->seed = in->seed + (uint64_t)choice;
-    ret->n_prompt = request->n_prompt;
-    for (int i = 0; i < engine->n_eos && !in->ignore_eos && ret->n_stop_ids < EXEC_MAX_STOP_IDS; i++)
-        ret->stop_ids[ret->n_stop_ids++] = engine->eos[i];
-}
-
-static int check_request(const struct engine *engine, const struct engine_request *request, struct err *err) {
-    const struct sched_opts *s = &engine->opts.sched;
-    const struct exec_sampling *p = request->sampling;
-    if (request->n_prompt < 1 || request->n_choices < 1)
-        return err_set(err, ERR_INVALID, "a request needs at least one token of prompt and one choice");
-    if (p->n_stop_ids > ENGINE_MAX_STOP_IDS || p->n_bias > EXEC_MAX_BIAS || p->n_logprobs > EXEC_MAX_TOP_LOGPROBS ||
-        p->n_prompt_logprobs > EXEC_MAX_TOP_LOGPROBS)
-        return err_set(err, ERR_INVALID, "a request has more stop ids, biases or logprobs than the engine takes");
-    int64_t total = (int64_t)request->n_prompt + p->max_tokens;
-    if (total > s->max_model_len || total > (int64_t)s->n_blocks * s->block_size)
-        return err_set(err, ERR_INVALID, "%d tokens of prompt and %d of output do not fit: the context is %d tokens, the KV cache %lld", request->n_prompt,
-                       p->max_tokens, s->max_model_len, (long long)s->n_blocks * s->block_size);
-    return 0;
-}
-
-static void stream_destroy(struct engine_stream *stream) {
-    for (int i = 0; i < stream->n_choices; i++)
-        free(stream->choices[i].prompt);
-    free(stream->choices);
-    stream_finish(stream);
-    free(stream);
-}
-
-int engine_submit(struct engine *engine, const struct engine_request *requests, int n_requests, struct engine_stream **ret, struct err *err) {
-    int n_choices = 0;
-    int64_t n_events = 0;
-    for (int r = 0; r < n_requests; r++) {
-        if (check_request(engine, &requests[r], err) != 0)
-            return -1;
-        n_choices += requests[r].n_choices;
-        n_events += (int64_t)requests[r].n_choices * (requests[r].sampling->max_tokens + 2 +
-                                                      (requests[r].sampling->n_prompt_logprobs >= 0 ? requests[r].n_prompt : 0));
-    }
-    pthread_mutex_lock(&engine->lock);
-    bool is_failed = engine->is_failed || engine->is_stopping;
-    if (is_failed)
-        err_copy(err, &engine->failure);
-    pthread_mutex_unlock(&engine->lock);
-    if (is_failed)
-        return -1;
-    int n_active = atomic_fetch_add(&engine->n_active, n_choices);
-    if (engine->opts.max_active > 0 && n_active + n_choices > engine->opts.max_active) {
-        atomic_fetch_sub(&engine->n_active, n_choices);
-        return err_set(err, ERR_LIMIT, "the server is full: %d requests wait or run, %d may", n_active, engine->opts.max_active);
-    }
-    struct engine_stream *stream = calloc(1, sizeof *stream);
-    if (stream == NULL) {
-        atomic_fetch_sub(&engine->n_active, n_choices);
-        return err_set(err, ERR_NOMEM, "no memory for a request");
-    }
-    stream_init(stream, n_choices, n_events < MAX_EVENTS ? (int)n_events : MAX_EVENTS);
-    stream->engine = engine;
-    stream->choices = calloc((size_t)n_choices, sizeof *stream->choices);
-    struct engine_choice *choice = stream->choices;
-    if (choice == NULL)
-        goto no_memory;
-    for (int r = 0; r < n_requests; r++)
-        for (int c = 0; c < requests[r].n_choices; c++, choice++) {
-            choice->stream = stream;
-            choice->request = r;
-            choice->index = c;
-            choice->max_tokens = requests[r].sampling->max_tokens;
-            choice->ignore_eos = requests[r].sampling->ignore_eos;
-            choice->priority = requests[r].priority;
-            choice->cache_root = sched_blocks_root(requests[r].cache_salt, requests[r].cache_salt == NULL ? 0 : strlen(requests[r].cache_salt));
-            choice->n_prompt = requests[r].n_prompt;
-            sampling_from_request(engine, &requests[r], c, &choice->sampling);
-            choice->prompt = malloc((size_t)choice->n_prompt * sizeof *choice->prompt);
-            if (choice->prompt == NULL)
-                goto no_memory;
-            memcpy(choice->prompt, requests[r].prompt, (size_t)choice->n_prompt * sizeof *choice->prompt);
-        }
-    if (job_push(engine, JOB_SUBMIT, stream, 0, 0) != 0)
-        goto no_memory;
-    *ret = stream;
-    return 0;
-no_memory:
-    atomic_fetch_sub(&engine->n_active, n_choices);
-    if (stream->choices == NULL)
-        stream->n_choices = 0;
-    stream_destroy(stream);
-    return err_set(err, ERR_NOMEM, "no memory for a request");
-}
-
-void engine_stream_cancel(struct engine_stream *stream, int request, int choice) { job_push(stream->engine, JOB_CANCEL, stream, request, choice); }
-
-void engine_stream_close(struct engine_stream *stream) {
-    /* Without memory for the job the stream stays with the engine: it is freed when the engine is. */
-    if (stream != NULL)
-        job_push(stream->engine, JOB_CLOSE, stream, 0, 0);
-}
-
-/* The engine thread */
+enum { IDLE_WAIT_MS = 500 };
 
 /* An event for the reader, who is woken when the next step is on its way. */
 static void tell(struct engine *engine, const struct engine_choice *choice, struct engine_event *event) {
@@ -285,7 +96,7 @@ static void reap_streams(struct engine *engine) {
         for (int i = 0; i < stream->n_choices; i++)
             if (stream->choices[i].seq != NULL)
                 sched_seq_free(engine->sched, stream->choices[i].seq);
-        stream_destroy(stream);
+        engine_stream_destroy(stream);
     }
 }
 
@@ -296,9 +107,12 @@ static void run_jobs(struct engine *engine) {
     pthread_mutex_unlock(&engine->lock);
     while (job != NULL) {
         struct job *next = job->next;
-        if (job->type == JOB_SUBMIT)
+        if (job->type == JOB_SUBMIT) {
             job_submit(engine, job->stream);
-        else if (job->type == JOB_CLOSE) {
+        } else if (job->type == JOB_CACHE_RESET) {
+            if (!sched_cache_reset(engine->sched))
+                log_warning("The prefix cache was not reset: requests are running");
+        } else if (job->type == JOB_CLOSE) {
             stream_cancel_all(engine, job->stream);
             job->stream->engine = NULL;
         } else {
@@ -329,26 +143,6 @@ static void fill_entry(const struct sched_entry *in, struct exec_entry *out) {
                                .sampling = &choice->sampling};
 }
 
-static void count_step(struct engine *engine, const struct sched_plan *plan) {
-    struct engine_stats *now = &engine->now;
-    int bucket = 0;
-    while (bucket < ENGINE_N_STEP_BOUNDS && plan->n_tokens > engine_step_bound(bucket))
-        bucket++;
-    now->step_tokens_counts[bucket]++;
-    now->step_tokens += (uint64_t)plan->n_tokens;
-    now->steps++;
-    for (int i = 0; i < plan->n_entries; i++) {
-        const struct sched_entry *entry = &plan->entries[i];
-        int left = entry->seq->n_prompt - entry->position, n = left < entry->n_tokens ? left : entry->n_tokens;
-        if (entry->seq->n_preemptions > 0)
-            continue; /* computed again: counted before */
-        if (n > 0)
-            now->prompt_tokens += (uint64_t)n;
-        if (entry->fresh)
-            now->prompt_tokens += (uint64_t)entry->position; /* vLLM counts cached tokens of a prompt too */
-    }
-}
-
 static int send_step(struct engine *engine, const struct sched_plan *plan, struct err *err) {
     struct flight *flight = &engine->flights[(engine->first_flight + engine->n_flights) % MAX_IN_FLIGHT];
     flight->number = engine->next_step++;
@@ -362,7 +156,7 @@ static int send_step(struct engine *engine, const struct sched_plan *plan, struc
             choice->started_ns = flight->sent_ns;
         fill_entry(&plan->entries[i], &engine->entries[i]);
     }
-    count_step(engine, plan);
+    engine_count_step(engine, plan);
     engine->n_flights++;
     struct exec_step step = {
         .number = flight->number, .n_entries = plan->n_entries, .n_tokens = plan->n_tokens, .entries = engine->entries};
@@ -444,39 +238,6 @@ static int take_result(struct engine *engine, const struct exec_result *result, 
     return 0;
 }
 
-/* What others see of the counts. */
-static void publish_stats(struct engine *engine) {
-    struct engine_stats *now = &engine->now;
-    now->n_running = sched_n_running(engine->sched);
-    now->n_waiting = sched_n_waiting(engine->sched);
-    now->kv_usage = 1 - (double)sched_n_free_blocks(engine->sched) / engine->opts.sched.n_blocks;
-    now->preemptions = sched_n_preemptions(engine->sched);
-    sched_cache_counts(engine->sched, &now->prefix_queries, &now->prefix_hits);
-    now->driver_seconds_sum = (double)clock_thread_ns() * 1e-9;
-    pthread_mutex_lock(&engine->lock);
-    engine->stats = *now;
-    pthread_mutex_unlock(&engine->lock);
-}
-
-static void log_stats(struct engine *engine) {
-    const struct engine_stats *now = &engine->now;
-    int64_t now_ms = clock_mono_ms(), gap_ms = now_ms - engine->logged_ms;
-    if (!engine->opts.log_stats || gap_ms < STATS_GAP_MS)
-        return;
-    double prompt = (double)(now->prompt_tokens - engine->logged.prompt_tokens);
-    double generation = (double)(now->generation_tokens - engine->logged.generation_tokens);
-    double queries = (double)(now->prefix_queries - engine->logged.prefix_queries);
-    double hits = (double)(now->prefix_hits - engine->logged.prefix_hits);
-    engine->logged_ms = now_ms;
-    engine->logged = *now;
-    if (prompt + generation == 0 && now->n_running + now->n_waiting == 0)
-        return;
-    log_info("Avg prompt throughput: %.1f tokens/s, Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
-             "KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%",
-             prompt * 1000 / (double)gap_ms, generation * 1000 / (double)gap_ms, now->n_running, now->n_waiting, now->kv_usage * 100,
-             queries > 0 ? hits / queries * 100 : 0.0);
-}
-
 static void drain_wake_fd(struct engine *engine) {
     uint64_t count;
     ssize_t n = read(engine->wake_fd, &count, sizeof count);
@@ -488,13 +249,13 @@ static int engine_turn(struct engine *engine, struct err *err) {
     struct sched_plan plan;
     struct exec_result result;
     run_jobs(engine);
-    while (engine->n_flights < engine->most_flights && sched_plan_next(engine->sched, &plan))
+    while (engine->n_flights < engine->most_flights && sched_plan_next(engine->sched, engine->most_flights - engine->n_flights, &plan))
         if (send_step(engine, &plan, err) != 0)
             return -1;
-    publish_stats(engine);
+    engine_publish_stats(engine);
     wake_readers(engine);
     reap_streams(engine);
-    log_stats(engine);
+    engine_log_stats(engine);
     int n = exec_driver_next(engine->opts.driver, engine->wake_fd, IDLE_WAIT_MS, &result, err);
     if (n < 0)
         return -1;
@@ -519,7 +280,7 @@ static void engine_wind_down(struct engine *engine) {
             stream_fail(stream, &why);
             stream_cancel_all(engine, stream);
         }
-        publish_stats(engine);
+        engine_publish_stats(engine);
         wake_readers(engine);
         reap_streams(engine);
         if (is_stopping)
@@ -552,7 +313,7 @@ void engine_fail(struct engine *engine, const struct err *why) {
         engine->failure = *why;
     engine->is_failed = true;
     pthread_mutex_unlock(&engine->lock);
-    wake(engine);
+    engine_wake(engine);
 }
 
 int engine_create(const struct engine_opts *opts, struct engine **ret, struct err *err) {
@@ -612,7 +373,7 @@ void engine_destroy(struct engine *engine) {
         err_set(&engine->failure, ERR_CANCELLED, "the server is stopping");
     engine->is_stopping = true;
     pthread_mutex_unlock(&engine->lock);
-    wake(engine);
+    engine_wake(engine);
     pthread_join(engine->thread, NULL);
     sched_destroy(engine->sched);
     for (int i = 0; i < MAX_IN_FLIGHT; i++)
@@ -624,14 +385,6 @@ void engine_destroy(struct engine *engine) {
 }
 
 int engine_n_active(struct engine *engine) { return atomic_load(&engine->n_active); }
-
-void engine_stats_read(struct engine *engine, struct engine_stats *ret) {
-    pthread_mutex_lock(&engine->lock);
-    *ret = engine->stats;
-    pthread_mutex_unlock(&engine->lock);
-    if (engine->opts.n_dropped != NULL)
-        ret->dropped_connections = engine->opts.n_dropped(engine->opts.dropped_ctx);
-}
 
 const char *engine_failure(struct engine *engine) {
     pthread_mutex_lock(&engine->lock);

@@ -65,6 +65,9 @@ void engine_stream_cancel(struct engine_stream *stream, int request, int choice)
 /* Cancels what still runs and frees. Accepts NULL. */
 void engine_stream_close(struct engine_stream *stream);
 
+/* Forgets all cached prompts; while requests run nothing happens, but a line in the log says so. */
+void engine_cache_reset(struct engine *engine);
+
 /* Upper bounds of the histogram of tokens per step: 1, 8, 16, …, 16384. */
 enum { ENGINE_N_STEP_BOUNDS = 13 };
 static inline int engine_step_bound(int i) { return i == 0 ? 1 : 4 << i; }

@@ -327,12 +327,24 @@ static void plan_waiting(struct sched *sched, struct sched_plan *plan, int most_
     }
 }
 
-bool sched_plan_next(struct sched *sched, struct sched_plan *ret) {
+static int share_of(int n, int n_parts) { return (n + n_parts - 1) / n_parts; }
+
+/* With several stages a step must leave ready sequences for the others, or those stand idle: its share of all sequences, so that new ones
+   do not all end up in one batch, and no more than its share of those that are ready now. */
+static int most_entries_of(const struct sched *sched, int n_open) {
+    int n_new = sched->waiting.n < sched->n_free_slots ? sched->waiting.n : sched->n_free_slots, n_ready = n_new;
+    if (sched->opts.n_stages == 1)
+        return sched->opts.max_seqs;
+    for (const struct sched_seq *seq = sched->running.first; seq != NULL; seq = seq->next)
+        n_ready += seq_ready(sched, seq) > 0;
+    int of_all = share_of(sched->running.n + n_new, sched->opts.n_stages), of_ready = share_of(n_ready, n_open);
+    return of_all < of_ready ? of_all : of_ready;
+}
+
+bool sched_plan_next(struct sched *sched, int n_open, struct sched_plan *ret) {
     *ret = (struct sched_plan){.entries = sched->entries};
     sched->n_plans++;
-    /* With several stages a step must leave ready sequences for the next one, or the other stages stand idle. */
-    int n_active = sched->running.n + (sched->waiting.n < sched->n_free_slots ? sched->waiting.n : sched->n_free_slots);
-    int most_entries = (n_active + sched->opts.n_stages - 1) / sched->opts.n_stages;
+    int most_entries = most_entries_of(sched, n_open);
     plan_running(sched, ret, true, most_entries);
     plan_running(sched, ret, false, most_entries);
     plan_waiting(sched, ret, most_entries);

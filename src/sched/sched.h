@@ -114,8 +114,8 @@ struct sched_plan {
     int n_tokens;
 };
 
-/* Plans the next step. False when nothing can be computed now. */
-bool sched_plan_next(struct sched *sched, struct sched_plan *ret);
+/* Plans the next step. n_open ≥ 1: steps that may be planned before a result comes, this one included. False when nothing can be computed now. */
+bool sched_plan_next(struct sched *sched, int n_open, struct sched_plan *ret);
 
 /* Forgets all cached content. False, and nothing happens, while sequences hold blocks. */
 bool sched_cache_reset(struct sched *sched);

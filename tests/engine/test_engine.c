@@ -35,7 +35,7 @@ static struct fake_step fake_steps[MAX_STEPS];
 static int fake_n;
 static atomic_int fake_fails, fake_delay_us;
 static atomic_int fake_is_held; /* no results meanwhile */
-static atomic_int fake_waits;   /* is held, and the engine waits for a result */
+static atomic_int fake_n_held;  /* steps under way when the engine waits for what is held */
 static atomic_ullong fake_fresh_step[10]; /* by seed: the step that a request with that seed was fresh in */
 static bool fake_slot_wants_prompt[MAX_SEQS];
 
@@ -66,7 +66,7 @@ int exec_driver_next(struct exec_driver *driver, int wake_fd, int timeout_ms, st
         return err_set(err, ERR_PEER, "node 1 burns");
     if (fake_n == 0 || atomic_load(&fake_is_held)) {
         struct pollfd fd = {.fd = wake_fd, .events = POLLIN};
-        atomic_store(&fake_waits, fake_n > 0);
+        atomic_store(&fake_n_held, fake_n);
         poll(&fd, 1, fake_n == 0 ? timeout_ms : 1);
         return 0;
     }
@@ -99,7 +99,7 @@ static struct engine *start(int n_blocks, int n_stages, int max_active) {
     atomic_store(&fake_fails, 0);
     atomic_store(&fake_delay_us, 0);
     atomic_store(&fake_is_held, 0);
-    atomic_store(&fake_waits, 0);
+    atomic_store(&fake_n_held, 0);
     assert_int_equal(engine_create(&opts, &engine, &err), 0);
     return engine;
 }
@@ -300,7 +300,7 @@ static void test_blocks_of_who_leaves_are_free_for_the_next_step(void **state) {
     sampling.seed = 1;
     atomic_store(&fake_is_held, 1);
     assert_int_equal(engine_submit(engine, &request, 1, &leaver, &err), 0);
-    wait_for(&fake_waits, 1); /* two steps are under way, with 64 tokens of the 160 that there is room for */
+    wait_for(&fake_n_held, 2); /* with 64 tokens of the 160 that there is room for */
     prompt[0] = 1; /* nothing to share */
     sampling.seed = 2;
     atomic_store(&fake_fresh_step[2], 0);
@@ -317,6 +317,28 @@ static void test_blocks_of_who_leaves_are_free_for_the_next_step(void **state) {
     assert_int_equal(atomic_load(&fake_fresh_step[2]), last + 1);
     engine_stream_close(other);
     engine_destroy(engine);
+}
+
+/* A batch for each stage is under way before the first result comes; with one stage, a step behind the one that is computed. */
+static void test_stages_are_kept_busy(void **state) {
+    (void)state;
+    for (int n_stages = 1; n_stages <= 5; n_stages++) {
+        struct engine *engine = start(100, n_stages, 0);
+        struct engine_stream *stream;
+        struct engine_event event;
+        struct err err;
+        int32_t prompt[3] = {0};
+        struct exec_sampling sampling = plain(10);
+        struct engine_request request = {.prompt = prompt, .n_prompt = 3, .n_choices = MAX_SEQS, .sampling = &sampling};
+        atomic_store(&fake_is_held, 1);
+        assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
+        wait_for(&fake_n_held, n_stages == 1 ? 2 : n_stages);
+        atomic_store(&fake_is_held, 0);
+        while (engine_stream_next(stream, 10000, &event, &err) == 1)
+            ;
+        engine_stream_close(stream);
+        engine_destroy(engine);
+    }
 }
 
 static void test_a_reader_that_never_reads_holds_nobody_up(void **state) {
@@ -397,6 +419,7 @@ int main(void) {
         cmocka_unit_test(test_many_clients_with_preemption), cmocka_unit_test(test_failure_reaches_all_at_once),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_blocks_of_who_leaves_are_free_for_the_next_step),
+        cmocka_unit_test(test_stages_are_kept_busy),
         cmocka_unit_test(test_a_reader_that_never_reads_holds_nobody_up),
         cmocka_unit_test(test_prompts_are_cached_and_counted),
     };

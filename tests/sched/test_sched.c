@@ -44,19 +44,19 @@ static void test_prompt_goes_in_chunks_behind_decode(void **state) {
     struct sched *sched = make(4, 10, 16, 1);
     struct sched_plan plan;
     struct sched_seq *a = add(sched, 4, 8), *b = add(sched, 14, 20);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_int_equal(plan.n_entries, 2);
     assert_int_equal(plan.entries[1].n_tokens, 6);
     assert_false(plan.entries[1].samples);
     sched_seq_append(sched, a, 1);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_ptr_equal(plan.entries[0].seq, a); /* decode first */
     assert_int_equal(plan.entries[0].n_tokens, 1);
     assert_ptr_equal(plan.entries[1].seq, b);
     assert_int_equal(plan.entries[1].position, 6);
     assert_int_equal(plan.entries[1].n_tokens, 8);
     assert_true(plan.entries[1].samples);
-    assert_false(sched_plan_next(sched, &plan)); /* both wait for their samples */
+    assert_false(sched_plan_next(sched, 1, &plan)); /* both wait for their samples */
     sched_destroy(sched);
 }
 
@@ -65,18 +65,18 @@ static void test_latest_gives_way_and_is_recomputed(void **state) {
     struct sched *sched = make(4, 64, 4, 1);
     struct sched_plan plan;
     struct sched_seq *a = add(sched, 7, 16), *b = add(sched, 8, 16);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_int_equal(plan.n_entries, 2);
     sched_seq_append(sched, a, 1);
     sched_seq_append(sched, b, 1);
-    assert_true(sched_plan_next(sched, &plan)); /* a still fits its blocks, b needs a third and there is none */
+    assert_true(sched_plan_next(sched, 1, &plan)); /* a still fits its blocks, b needs a third and there is none */
     assert_int_equal(plan.n_entries, 1);
     assert_ptr_equal(plan.entries[0].seq, a);
     assert_int_equal(b->state, SCHED_WAITING);
     assert_int_equal(b->n_tokens, 9); /* nothing is lost */
     assert_int_equal(sched_n_preemptions(sched), 1);
     sched_seq_end(sched, a);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_ptr_equal(plan.entries[0].seq, b);
     assert_true(plan.entries[0].fresh);
     assert_int_equal(plan.entries[0].position + plan.entries[0].n_tokens, 9);
@@ -90,10 +90,19 @@ static void test_stages_share_ready_sequences(void **state) {
     struct sched_plan plan;
     for (int i = 0; i < 6; i++)
         add(sched, 2, 8);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 2, &plan));
     assert_int_equal(plan.n_entries, 3);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_int_equal(plan.n_entries, 3);
+    sched_destroy(sched);
+    /* Five over four stages: everyone has work. */
+    sched = make(8, 64, 64, 4);
+    for (int i = 0; i < 5; i++)
+        add(sched, 2, 8);
+    for (int n_open = 4; n_open > 0; n_open--) {
+        assert_true(sched_plan_next(sched, n_open, &plan));
+        assert_int_equal(plan.n_entries, n_open == 4 ? 2 : 1);
+    }
     sched_destroy(sched);
 }
 
@@ -122,16 +131,16 @@ static void test_runs_one_step_ahead_of_the_sample(void **state) {
     struct err err;
     assert_int_equal(sched_create(&opts, &sched, &err), 0);
     struct sched_seq *a = add(sched, 4, 7);
-    assert_true(sched_plan_next(sched, &plan));
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_int_equal(plan.entries[0].position, 4);
     assert_int_equal(a->tokens[4], SCHED_UNKNOWN);
-    assert_false(sched_plan_next(sched, &plan)); /* two samples are under way */
+    assert_false(sched_plan_next(sched, 1, &plan)); /* two samples are under way */
     sched_seq_append(sched, a, 11);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_int_equal(plan.entries[0].position, 5);
     sched_seq_append(sched, a, 12);
-    assert_false(sched_plan_next(sched, &plan)); /* the sample under way is the last that there is room for */
+    assert_false(sched_plan_next(sched, 1, &plan)); /* the sample under way is the last that there is room for */
     sched_seq_append(sched, a, 13);
     assert_int_equal(a->tokens[4], 11);
     assert_int_equal(a->tokens[6], 13);
@@ -139,8 +148,8 @@ static void test_runs_one_step_ahead_of_the_sample(void **state) {
     sched_seq_end(sched, a);
     assert_true(sched_seq_idle(a));
     sched_seq_free(sched, a);
-    assert_true(sched_plan_next(sched, &plan));
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     sched_seq_append(sched, b, 1);
     sched_seq_end(sched, b); /* that was a stop token: what ran ahead of it is dropped */
     assert_false(sched_seq_idle(b));
@@ -155,7 +164,7 @@ static void test_runs_one_step_ahead_of_the_sample(void **state) {
 static int cached_of(struct sched *sched, struct sched_request request) {
     struct sched_plan plan;
     struct sched_seq *seq = add_request(sched, request);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_int_equal(plan.entries[0].position, seq->n_cached);
     int n_cached = seq->n_cached;
     sched_seq_append(sched, seq, 1);
@@ -204,7 +213,7 @@ static void test_continuations_share_their_prompt(void **state) {
     struct sched_seq *seqs[3];
     for (int i = 0; i < 3; i++)
         seqs[i] = add_request(sched, (struct sched_request){.prompt = prompt, .n_prompt = 18, .max_tokens = 30});
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_int_equal(plan.n_entries, 3);
     assert_int_equal(plan.n_tokens, 18 + 2 + 2);
     assert_memory_equal(seqs[0]->blocks, seqs[2]->blocks, 4 * sizeof(int32_t));
@@ -219,14 +228,14 @@ static void test_preempted_finds_its_blocks(void **state) {
     struct sched *sched = make(4, 64, 6, 1);
     struct sched_plan plan;
     struct sched_seq *a = add(sched, 12, 24), *b = add(sched, 12, 24);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     sched_seq_append(sched, a, 1);
     sched_seq_append(sched, b, 1);
-    assert_true(sched_plan_next(sched, &plan)); /* a takes the last block of b */
+    assert_true(sched_plan_next(sched, 1, &plan)); /* a takes the last block of b */
     assert_int_equal(plan.n_entries, 1);
     assert_int_equal(b->state, SCHED_WAITING);
     sched_seq_end(sched, a);
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_ptr_equal(plan.entries[0].seq, b);
     assert_true(plan.entries[0].fresh);
     assert_int_equal(plan.entries[0].position, 8);
@@ -285,14 +294,14 @@ static void test_priority_goes_first(void **state) {
         request.priority = priorities[i];
         seqs[i] = add_request(sched, request);
     }
-    assert_true(sched_plan_next(sched, &plan));
+    assert_true(sched_plan_next(sched, 1, &plan));
     assert_int_equal(plan.n_entries, 2);
     assert_ptr_equal(plan.entries[0].seq, seqs[3]); /* lower values first, then whoever came first */
     assert_ptr_equal(plan.entries[1].seq, seqs[1]);
     for (int step = 0; seqs[1]->state == SCHED_RUNNING && step < 10; step++) {
         sched_seq_append(sched, plan.entries[0].seq, 1);
         sched_seq_append(sched, plan.entries[1].seq, 1);
-        assert_true(sched_plan_next(sched, &plan));
+        assert_true(sched_plan_next(sched, 1, &plan));
     }
     assert_int_equal(seqs[3]->state, SCHED_RUNNING); /* blocks ran out: the less urgent one gave way */
     assert_int_equal(seqs[1]->state, SCHED_WAITING);

@@ -249,7 +249,7 @@ static void turn(struct world *w, bool adds) {
     }
     if (draw(w, 1000) == 0)
         assert_int_equal(sched_cache_reset(w->sched), sched_n_running(w->sched) == 0);
-    if (w->n_flights < w->most_flights && sched_plan_next(w->sched, &plan)) {
+    if (w->n_flights < w->most_flights && sched_plan_next(w->sched, w->most_flights - w->n_flights, &plan)) {
         check_plan(w, &plan);
         take_off(w, &plan);
     } else {
