@@ -14,6 +14,7 @@ static const char usage[] =
     "       shoal node start|status|stop  bring Ray up on this node, look at the cluster, end it\n"
     "       shoal verify [options]        check the nodes and the links between them\n"
     "       shoal plan MODEL [options]    does it fit, and how fast can it be\n"
+    "       shoal bench serve|latency|throughput   how fast: any OpenAI server, or a model without one\n"
     "       shoal help [--man]            all options (--man: the manual page's source)\n"
     "       shoal version                 version and build\n"
     "\n"

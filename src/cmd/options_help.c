@@ -75,7 +75,7 @@ static void print_man_command(const struct options_command_def *def) {
 void options_print_man(void) {
     printf(".TH SHOAL 1 \"\" \"shoal %s\" \"User Commands\"\n", SHOAL_VERSION);
     puts(".SH NAME\nshoal \\- serve one large language model over several ordinary machines\n"
-         ".SH SYNOPSIS\n.B shoal serve\n.I MODEL\n.RI [ options ]\n.br\n.B shoal help\n.RB [ \\-\\-man ]\n.br\n.B shoal version\n"
+         ".SH SYNOPSIS\n.B shoal serve\n.I MODEL\n.RI [ options ]\n.br\n.B shoal bench serve|latency|throughput\n.RI [ options ]\n.br\n.B shoal help\n.RB [ \\-\\-man ]\n.br\n.B shoal version\n"
          ".SH DESCRIPTION\nServes MODEL (a Hugging Face folder, a GGUF file or a hub name) with an OpenAI-compatible API, with the flags of\n"
          "vLLM, on this machine, over a Ray cluster or over machines started by hand.");
     for (int command = 0; command < OPTIONS_COMMAND_COUNT; command++)
