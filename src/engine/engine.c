@@ -172,7 +172,7 @@ static bool is_eos(const struct engine *engine, int32_t token) {
 
 static bool is_stop(const struct engine *engine, const struct engine_choice *choice, int32_t token, bool *ret_is_eos) {
     *ret_is_eos = !choice->ignore_eos && is_eos(engine, token);
-    for (int i = 0; i < choice->sampling.n_stop_ids; i++)
+    for (int i = 0; i < choice->n_stop_ids; i++)
         if (choice->sampling.stop_ids[i] == token)
             return true;
     return *ret_is_eos;

@@ -26,7 +26,8 @@ struct engine_request {
     int priority;          /* lower goes first with --scheduling-policy priority */
     const char *cache_salt; /* copied: only requests with the same salt share cached prompts; NULL: none */
     /*
-     * Copied. n_prompt is filled in, and EOS joins the stop ids unless ignore_eos: at most ENGINE_MAX_STOP_IDS of the request's own.
+     * Copied. n_prompt is filled in, and EOS joins the stop ids (with ignore_eos for min_tokens alone): at most ENGINE_MAX_STOP_IDS of the
+     * request's own.
      * max_tokens ≥ 1 (0 only with prompt logprobs or echo: the prompt is computed, nothing generated).
      */
     const struct exec_sampling *sampling;

@@ -18,6 +18,7 @@ struct engine_choice {
     struct exec_sampling sampling;
     int max_tokens;
     bool ignore_eos;
+    int n_stop_ids; /* the request's own: the first of sampling's, EOS comes behind */
     int priority;
     uint64_t cache_root;
     int32_t *prompt; /* until it is handed to the scheduler */

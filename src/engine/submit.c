@@ -32,7 +32,7 @@ static void sampling_from_request(const struct engine *engine, const struct engi
     *ret = *in;
     ret->seed = in->seed + (uint64_t)choice;
     ret->n_prompt = request->n_prompt;
-    for (int i = 0; i < engine->n_eos && !in->ignore_eos && ret->n_stop_ids < EXEC_MAX_STOP_IDS; i++)
+    for (int i = 0; i < engine->n_eos && ret->n_stop_ids < EXEC_MAX_STOP_IDS; i++)
         ret->stop_ids[ret->n_stop_ids++] = engine->eos[i];
 }
 
@@ -102,6 +102,7 @@ int engine_submit(struct engine *engine, const struct engine_request *requests, 
             choice->priority = requests[r].priority;
             choice->cache_root = sched_blocks_root(requests[r].cache_salt, requests[r].cache_salt == NULL ? 0 : strlen(requests[r].cache_salt));
             choice->n_prompt = requests[r].n_prompt;
+            choice->n_stop_ids = requests[r].sampling->n_stop_ids;
             sampling_from_request(engine, &requests[r], c, &choice->sampling);
             choice->prompt = malloc((size_t)choice->n_prompt * sizeof *choice->prompt);
             if (choice->prompt == NULL)

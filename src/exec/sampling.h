@@ -41,7 +41,7 @@ struct exec_sampling {
     int32_t n_logprobs;        /* -1: none, 0: of the chosen token, k: also of the k best */
     int32_t n_prompt_logprobs; /* likewise for each prompt token */
     int32_t n_logprob_ids;     /* > 0: these tokens take the place of the best; n_logprobs is ≥ 0 */
-    int32_t n_stop_ids;        /* EOS included unless ignore_eos */
+    int32_t n_stop_ids;        /* EOS included */
     int32_t n_bias, n_allowed, n_bad;
     int32_t stop_ids[EXEC_MAX_STOP_IDS];
     int32_t logprob_ids[EXEC_MAX_TOP_LOGPROBS];
