@@ -19,7 +19,7 @@ static const struct options_entry verify_entries[] = {
     {"pipeline-parallel-size", "-pp", OPTIONS_INT, AT(verify.pp_size), "0", "N", 0, 256, "Likewise"},
     {"quick", NULL, OPTIONS_BOOL, AT(verify.quick), "false", NULL, 0, 0, "Only what 'shoal serve' checks before it loads"},
     {"json", NULL, OPTIONS_BOOL, AT(verify.json), "false", NULL, 0, 0, "One JSON object instead of the table"},
-    {"timeout-s", NULL, OPTIONS_INT, AT(verify.timeout_s), "20", "SECONDS", 1, 3600, "How long nodes may take to answer at first"},
+    {"timeout-s", NULL, OPTIONS_INT, AT(verify.timeout_s), "30", "SECONDS", 1, 3600, "How long nodes may take to answer at first"},
     {"cpu-max", NULL, OPTIONS_STR, AT(cpu_max), NULL, "ISA", 0, 0, "Best instruction set that will be used"},
     {"log-level", NULL, OPTIONS_CHOICE, AT(log_level), "warning", "debug,info,warning,error", 0, 0, "Least important messages that are shown"},
 };
