@@ -564,6 +564,13 @@ static void test_engine_troubles(void **unused) {
         assert_string_equal(text_of(json_object_get(answer, "error"), "type"), refusals[i].type);
         json_decref(answer);
     }
+    /* a full server says when to come again */
+    engine.refuse = ERR_LIMIT;
+    struct http_response full = post("/v1/completions", "{\"prompt\":\"a\"}");
+    assert_int_equal(full.n_headers, 1);
+    assert_string_equal(full.headers[0].name, "retry-after");
+    assert_string_equal(full.headers[0].value, "1");
+    free(full.body);
     /* the client leaves while an answer is computed: the work ends with it */
     reset("one");
     engine.delay_ms = 20;
@@ -606,6 +613,45 @@ static void test_engine_troubles(void **unused) {
     assert_int_equal(answer.status, 503);
 }
 
+static void test_scheduling_fields(void **unused) {
+    (void)unused;
+    static const char salt_message[] = "Parameter 'cache_salt' must be a non-empty string if provided. (parameter=cache_salt)";
+    reset("one");
+    json_decref(ask("/v1/completions", "{\"prompt\":\"a\",\"cache_salt\":\"mine\",\"priority\":-3}", 200));
+    assert_string_equal(engine.last_salt, "mine");
+    assert_int_equal(engine.last_priority, -3);
+    json_decref(ask("/v1/completions", "{\"prompt\":\"a\",\"cache_salt\":null}", 200));
+    assert_string_equal(engine.last_salt, "");
+    assert_int_equal(engine.last_priority, 0);
+    json_t *answer = ask("/v1/completions", "{\"prompt\":\"a\",\"cache_salt\":\"\"}", 400);
+    assert_string_equal(message_of(answer), salt_message);
+    json_decref(answer);
+    answer = ask("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"cache_salt\":7}", 400);
+    assert_string_equal(message_of(answer), salt_message);
+    json_decref(answer);
+    /* cached tokens of a prompt are told when the server was asked to, once for all its continuations, and not when there are none */
+    engine.n_cached = 16;
+    answer = ask("/v1/completions", "{\"prompt\":[\"a\",\"b\"],\"n\":2}", 200);
+    assert_true(json_is_null(json_object_get(json_object_get(answer, "usage"), "prompt_tokens_details")));
+    json_decref(answer);
+    opts.prompt_tokens_details = true;
+    recreate();
+    answer = ask("/v1/completions", "{\"prompt\":[\"a\",\"b\"],\"n\":2}", 200);
+    json_t *details = json_object_get(json_object_get(answer, "usage"), "prompt_tokens_details");
+    assert_int_equal(json_integer_value(json_object_get(details, "cached_tokens")), 32);
+    json_decref(answer);
+    json_t *events = stream_events("/v1/completions", "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
+    json_t *usage = json_object_get(json_array_get(events, json_array_size(events) - 1), "usage");
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(usage, "prompt_tokens_details"), "cached_tokens")), 16);
+    json_decref(events);
+    engine.n_cached = 0;
+    answer = ask("/v1/completions", "{\"prompt\":\"a\"}", 200);
+    assert_true(json_is_null(json_object_get(json_object_get(answer, "usage"), "prompt_tokens_details")));
+    json_decref(answer);
+    opts.prompt_tokens_details = false;
+    recreate();
+}
+
 static struct http_response get(const char *path) {
     struct http_request request = {.method = "GET", .path = path, .body = "", .conn = &conn};
     struct http_response answer = {.status = 200};
@@ -638,6 +684,18 @@ static void test_metrics(void **unused) {
         "http_requests_total{handler=\"/v1/completions\",method=\"POST\",status=\"2xx\"} 2.0",
         "http_requests_total{handler=\"/v1/completions\",method=\"POST\",status=\"4xx\"} 1.0",
         "# TYPE vllm:inter_token_latency_seconds histogram",
+        "vllm:prefix_cache_queries_total{engine=\"0\",model_name=\"qwen\"} 50.0",
+        "vllm:prefix_cache_hits_total{engine=\"0\",model_name=\"qwen\"} 20.0",
+        "vllm:cache_config_info{block_size=\"16\",enable_prefix_caching=\"True\",num_gpu_blocks=\"100\",engine=\"0\",model_name=\"qwen\"} 1.0",
+        "vllm:iteration_tokens_total_bucket{le=\"1.0\",engine=\"0\",model_name=\"qwen\"} 0.0",
+        "vllm:iteration_tokens_total_bucket{le=\"8.0\",engine=\"0\",model_name=\"qwen\"} 2.0",
+        "vllm:iteration_tokens_total_bucket{le=\"16384.0\",engine=\"0\",model_name=\"qwen\"} 2.0",
+        "vllm:iteration_tokens_total_count{engine=\"0\",model_name=\"qwen\"} 3.0",
+        "vllm:iteration_tokens_total_sum{engine=\"0\",model_name=\"qwen\"} 20010.0",
+        "vllm:request_queue_time_seconds_count{engine=\"0\",model_name=\"qwen\"} 2.0",
+        "vllm:request_prefill_time_seconds_count{engine=\"0\",model_name=\"qwen\"} 2.0",
+        "vllm:request_decode_time_seconds_count{engine=\"0\",model_name=\"qwen\"} 2.0",
+        "vllm:request_inference_time_seconds_count{engine=\"0\",model_name=\"qwen\"} 2.0",
     };
     assert_string_equal(answer.content_type, "text/plain; version=1.0.0; charset=utf-8");
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
@@ -703,6 +761,7 @@ int main(void) {
         cmocka_unit_test(test_choices),        cmocka_unit_test(test_sampling_reaches_the_engine),
         cmocka_unit_test(test_logprobs),       cmocka_unit_test(test_chat),
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_engine_troubles),
+        cmocka_unit_test(test_scheduling_fields),
         cmocka_unit_test(test_metrics),        cmocka_unit_test(test_keys_and_routes),
         cmocka_unit_test(test_python_numbers),
     };

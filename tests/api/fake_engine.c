@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -73,7 +74,7 @@ static int32_t next_token(const struct engine *engine, const struct choice *choi
 /* One event of the choice; returns false when the stream is being closed. */
 static bool advance(struct engine_stream *stream, struct choice *choice) {
     struct engine *engine = stream->engine;
-    struct engine_event event = {.request = choice->request, .choice = choice->index, .stop_token = -1};
+    struct engine_event event = {.request = choice->request, .choice = choice->index, .stop_token = -1, .started_ns = 1, .n_cached = engine->n_cached};
     pthread_mutex_lock(&stream->lock);
     bool is_cancelled = choice->is_cancelled;
     pthread_mutex_unlock(&stream->lock);
@@ -145,6 +146,8 @@ static void remember(struct engine *engine, const struct engine_request *request
     pthread_mutex_lock(&lock);
     engine->last = *request->sampling;
     engine->n_last_prompt = request->n_prompt;
+    engine->last_priority = request->priority;
+    snprintf(engine->last_salt, sizeof engine->last_salt, "%s", request->cache_salt == NULL ? "" : request->cache_salt);
     for (int i = 0; i < request->n_prompt && i < FAKE_LAST_PROMPT; i++)
         engine->last_prompt[i] = request->prompt[i];
     pthread_mutex_unlock(&lock);
@@ -244,6 +247,12 @@ void engine_stats_read(struct engine *engine, struct engine_stats *ret) {
                                  .kv_usage = 0.25,
                                  .n_blocks = 100,
                                  .block_size = 16,
+                                 .caches_prefixes = true,
+                                 .prefix_queries = 50,
+                                 .prefix_hits = 20,
+                                 .steps = 3,
+                                 .step_tokens_counts = {[1] = 2, [ENGINE_N_STEP_BOUNDS] = 1},
+                                 .step_tokens = 20010,
                                  .generation_tokens = (uint64_t)atomic_load(&engine->n_tokens)};
 }
 

@@ -21,6 +21,7 @@ struct engine {
     int delay_ms;         /* before each token */
     int fail_after;       /* the engine dies after that many tokens of a stream (0: never) */
     int error_after;      /* the choice ends with ENGINE_FINISH_ERROR after that many (0: never) */
+    int n_cached;         /* of every prompt */
     enum err_code refuse; /* engine_submit fails with it (ERR_NONE: does not) */
     /* What was seen. */
     atomic_int n_submitted, n_cancelled, n_closed, n_open, n_tokens;
@@ -28,6 +29,8 @@ struct engine {
     struct exec_sampling last; /* of the last submitted request */
     int32_t last_prompt[FAKE_LAST_PROMPT];
     int n_last_prompt;
+    int last_priority;
+    char last_salt[32]; /* "": none */
 };
 
 #endif
