@@ -331,7 +331,8 @@ static int check_counts(const struct api *api, const struct api_params *p, struc
     const struct {
         const char *what, *param;
         int64_t n;
-    } counts[] = {{"sample", "logprobs", p->tokens.logprob_ids != NULL ? -1 : p->n_logprobs}, {"prompt", "prompt_logprobs", p->n_prompt_logprobs}};
+    } counts[] = {{"sample", "logprobs", p->tokens.logprob_ids != NULL ? -1 : p->n_logprobs},
+                  {"prompt", "prompt_logprobs", p->n_prompt_logprobs}};
     for (size_t i = 0; i < 2; i++) {
         char text[32];
         int64_t n = counts[i].n == INT32_MAX ? api->opts.n_vocab : counts[i].n;

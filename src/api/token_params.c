@@ -184,8 +184,10 @@ finish_ids:
     return status;
 }
 
-int api_token_params_sampling(const struct api *api, const struct api_token_params *params, struct exec_sampling *ret, struct api_error *error) {
-    if (sampling_ids(api, "logprob_token_ids", params->logprob_ids, EXEC_MAX_TOP_LOGPROBS, ret->logprob_ids, &ret->n_logprob_ids, error) != 0 ||
+int api_token_params_sampling(const struct api *api, const struct api_token_params *params, struct exec_sampling *ret,
+                              struct api_error *error) {
+    if (sampling_ids(api, "logprob_token_ids", params->logprob_ids, EXEC_MAX_TOP_LOGPROBS, ret->logprob_ids, &ret->n_logprob_ids,
+                     error) != 0 ||
         sampling_bias(api, params->bias, ret, error) != 0)
         return -1;
     if (params->allowed != NULL && json_array_size(params->allowed) == 0)

@@ -1,6 +1,6 @@
 /*
- * Fields of a request that speak of single tokens: logit_bias, allowed_token_ids, bad_words, logprob_token_ids, with vLLM's checks and words.
- * One request, one thread; lists are borrowed from the body.
+ * Fields of a request that speak of single tokens: logit_bias, allowed_token_ids, bad_words, logprob_token_ids, with vLLM's checks and
+ * words. One request, one thread; lists are borrowed from the body.
  */
 #ifndef API_TOKEN_PARAMS_H
 #define API_TOKEN_PARAMS_H
@@ -23,6 +23,7 @@ void api_token_params_read(struct api_fields *fields, struct api_token_params *r
 /* What needs no model. */
 int api_token_params_check(const struct api_token_params *params, struct api_error *error);
 /* Fills the lists of *ret; words become tokens. */
-int api_token_params_sampling(const struct api *api, const struct api_token_params *params, struct exec_sampling *ret, struct api_error *error);
+int api_token_params_sampling(const struct api *api, const struct api_token_params *params, struct exec_sampling *ret,
+                              struct api_error *error);
 
 #endif

@@ -12,8 +12,8 @@
  * with c the work for one message (about 8 us), L a latency, B the bandwidth of a link and P parts, n bytes cost between nodes
  *   direct     (P - 1) · (c + n / B) + L
  *   scattered  2 · (P - 1) · (c + n / (P · B) + L / (P - 1))
- * These cross at n = P / ((P - 1) · (P - 2)) · (L · B + (P - 1) · c · B). The limit is that for L · B = 64 KB (1 Gbit/s with 0.5 ms, 25 Gbit/s
- * with 20 us) and c · B = 8 KB. What is chosen near a crossing matters little.
+ * These cross at n = P / ((P - 1) · (P - 2)) · (L · B + (P - 1) · c · B). The limit is that for L · B = 64 KB (1 Gbit/s with 0.5 ms,
+ * 25 Gbit/s with 20 us) and c · B = 8 KB. What is chosen near a crossing matters little.
  */
 enum {
     LATENCY_FLOATS = 16 << 10,    /* L · B */

@@ -392,7 +392,8 @@ static int choose_truncated(const struct exec_ask *ask, const void *const *parts
     return 1;
 }
 
-int exec_choose(const struct exec_ask *ask, const void *const *parts, int n_parts, struct exec_workspace *space, struct exec_candidate *ret) {
+int exec_choose(const struct exec_ask *ask, const void *const *parts, int n_parts, struct exec_workspace *space,
+                struct exec_candidate *ret) {
     float max = -INFINITY;
     for (int p = 0; p < n_parts; p++)
         max = ((const struct exec_part *)parts[p])->max > max ? ((const struct exec_part *)parts[p])->max : max;

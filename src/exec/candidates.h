@@ -64,7 +64,8 @@ int exec_part_fill(const struct exec_ask *ask, const float *raw, int begin, int 
 void exec_row_finish(const struct exec_ask *ask, const float *raw, int begin, int len, struct exec_workspace *space, float *row);
 
 /* Returns 1 when *ret is the token, 0 when the parts do not tell enough, -1 without memory. */
-int exec_choose(const struct exec_ask *ask, const void *const *parts, int n_parts, struct exec_workspace *space, struct exec_candidate *ret);
+int exec_choose(const struct exec_ask *ask, const void *const *parts, int n_parts, struct exec_workspace *space,
+                struct exec_candidate *ret);
 /* From the whole row after exec_row_finish. ret->raw stays 0. Returns 0, or -1 without memory. */
 int exec_choose_whole(const struct exec_ask *ask, const float *row, int n_vocab, struct exec_workspace *space, struct exec_candidate *ret);
 

@@ -56,8 +56,8 @@ int exec_head_create(const struct model_config *config, const struct model_split
         /* The vocabulary's parts do not depend on the layers: any valid distribution of them will do. */
         for (int s = 0; s < split->pp_size; s++)
             layers[s] = config->n_layers / split->pp_size + (s < config->n_layers % split->pp_size);
-        if (model_split_compute(config, split->tp_size, split->pp_size, split->expert_parallel, layers, split->pp_rank * split->tp_size + i, &part,
-                                err) != 0)
+        int rank = split->pp_rank * split->tp_size + i;
+        if (model_split_compute(config, split->tp_size, split->pp_size, split->expert_parallel, layers, rank, &part, err) != 0)
             goto destroy_head;
         head->part_begin[i] = part.vocab_begin;
         head->part_len[i] = part.vocab_len;
@@ -99,7 +99,9 @@ void exec_head_destroy(struct exec_head *head) {
 
 struct exec_head_traffic exec_head_traffic(const struct exec_head *head) { return head->traffic; }
 
-static int no_memory(int n_rows, struct err *err) { return err_set(err, ERR_NOMEM, "no memory for sampling from %d rows of logits", n_rows); }
+static int no_memory(int n_rows, struct err *err) {
+    return err_set(err, ERR_NOMEM, "no memory for sampling from %d rows of logits", n_rows);
+}
 
 /* What was in the buffer is lost when it grows. NULL when memory is out. */
 static void *reserve(struct buffer *buffer, size_t bytes) {
@@ -191,12 +193,11 @@ static void list_rows(struct run *run) {
         const struct exec_slot *slot = &run->slots->slots[e->slot];
         for (int t = exec_head_first_logit(e, slot); t < e->n_tokens; t++) {
             bool is_sample = e->samples && t == e->n_tokens - 1;
-            run->rows[row++] = (struct row){.ask = is_sample ? exec_ask_sample(&slot->sampling, slot->tokens, slot->n_tokens)
-                                                             : exec_ask_prompt(&slot->sampling, prompt_token(run->head, e, slot, e->position + t)),
-                                            .entry = i,
-                                            .index = e->position + t + 1,
-                                            .at = run->part_bytes};
-            run->part_bytes += exec_part_bytes(&run->rows[row - 1].ask);
+            struct row *r = &run->rows[row++];
+            *r = (struct row){.entry = i, .index = e->position + t + 1, .at = run->part_bytes};
+            r->ask = is_sample ? exec_ask_sample(&slot->sampling, slot->tokens, slot->n_tokens)
+                               : exec_ask_prompt(&slot->sampling, prompt_token(run->head, e, slot, e->position + t));
+            run->part_bytes += exec_part_bytes(&r->ask);
         }
     }
 }

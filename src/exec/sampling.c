@@ -55,7 +55,8 @@ static void forbid_bad_words(const struct part *part, const struct exec_sampling
 }
 
 /* Repetition (Keskar 2019) over prompt and output, presence and frequency (OpenAI) over the output. */
-static void apply_penalties(const struct part *part, const struct exec_sampling *params, const int32_t *tokens, int n_tokens, int32_t *counts) {
+static void apply_penalties(const struct part *part, const struct exec_sampling *params, const int32_t *tokens, int n_tokens,
+                            int32_t *counts) {
     for (int i = 0; i < n_tokens; i++) {
         float *logit = logit_of(part, tokens[i]);
         if (logit == NULL)

@@ -94,8 +94,8 @@ static int decode_sampling(struct reader *in, struct exec_sampling *sampling, st
         return malformed("sampling parameters are cut off", err);
     if (!is_count(sampling->n_stop_ids, EXEC_MAX_STOP_IDS) || !is_count(sampling->n_logprob_ids, EXEC_MAX_TOP_LOGPROBS) ||
         !is_count(sampling->n_bias, EXEC_MAX_BIAS) || !is_count(sampling->n_allowed, EXEC_MAX_ALLOWED) ||
-        !is_count(sampling->n_bad, EXEC_MAX_BAD) || !is_count(sampling->n_prompt, EXEC_MAX_CONTEXT) || sampling->n_logprobs > EXEC_MAX_TOP_LOGPROBS ||
-        sampling->n_prompt_logprobs > EXEC_MAX_TOP_LOGPROBS)
+        !is_count(sampling->n_bad, EXEC_MAX_BAD) || !is_count(sampling->n_prompt, EXEC_MAX_CONTEXT) ||
+        sampling->n_logprobs > EXEC_MAX_TOP_LOGPROBS || sampling->n_prompt_logprobs > EXEC_MAX_TOP_LOGPROBS)
         return malformed("sampling parameters out of range", err);
     if (!take_copy(in, (size_t)sampling->n_stop_ids, sizeof sampling->stop_ids[0], sampling->stop_ids) ||
         !take_copy(in, (size_t)sampling->n_logprob_ids, sizeof sampling->logprob_ids[0], sampling->logprob_ids) ||

@@ -1,6 +1,6 @@
 /*
- * A whole launch below HTTP in one process, for tests: engine, driver and workers (a thread for each node, connected by socket pairs), ranks
- * linked through memory and loopback TCP. Include <cmocka.h> and what it needs before.
+ * A whole launch below HTTP in one process, for tests: engine, driver and workers (a thread for each node, connected by socket pairs),
+ * ranks linked through memory and loopback TCP. Include <cmocka.h> and what it needs before.
  */
 #ifndef TESTS_ENGINE_LAUNCH_KIT_H
 #define TESTS_ENGINE_LAUNCH_KIT_H

@@ -1,6 +1,7 @@
 /*
  * Batch invariance: what a request gets, tokens and bits of log-probabilities, is the same alone and among fifteen others with other
- * parameters, whatever chunks its prompt comes in, and through preemptions; dense and mixture, on one rank, on several and over three nodes.
+ * parameters, whatever chunks its prompt comes in, and through preemptions; dense and mixture, on one rank, on several and over four
+ * nodes.
  */
 #include <setjmp.h>
 #include <stdarg.h>

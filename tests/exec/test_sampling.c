@@ -1,6 +1,6 @@
 /*
- * Sampling: what parameters do to a row, draws from a vocabulary in any number of parts against a plain reference that sorts everything, and
- * the same over ranks, with the bytes that travel counted.
+ * Sampling: what parameters do to a row, draws from a vocabulary in any number of parts against a plain reference that sorts everything,
+ * and the same over ranks, with the bytes that travel counted.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -376,7 +376,8 @@ struct outcome {
 static int head_rank(struct kit_seat *seat) {
     struct outcome *outcome = seat->arg;
     int tp = seat->kit->n_ranks, members[COMM_MAX_RANKS], rc = -1;
-    struct model_config config = {.n_vocab = BIG_VOCAB, .n_layers = 1, .n_heads = 28, .n_kv_heads = 28, .intermediate = 28 * 32, .weight_block = 1};
+    struct model_config config = {
+        .n_vocab = BIG_VOCAB, .n_layers = 1, .n_heads = 28, .n_kv_heads = 28, .intermediate = 28 * 32, .weight_block = 1};
     struct model_split split;
     struct comm_group *group = NULL;
     struct team *team = NULL;
@@ -397,7 +398,8 @@ static int head_rank(struct kit_seat *seat) {
     for (int i = 0; i < N_SEQS; i++) {
         params[i] = seq_params(i);
         blocks[i] = i;
-        entries[i] = (struct exec_entry){.slot = i, .fresh = true, .samples = true, .n_tokens = N_PROMPT, .tokens = prompt, .cached = prompt,
+        entries[i] = (struct exec_entry){.slot = i, .fresh = true, .samples = true, .n_tokens = N_PROMPT,
+                                         .tokens = prompt, .cached = prompt,
                                          .n_new_blocks = 1, .new_blocks = &blocks[i], .next_token = -1, .sampling = &params[i]};
         if (exec_slots_apply(&slots, &entries[i], &seat->err) != 0)
             goto done;
