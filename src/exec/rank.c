@@ -92,6 +92,7 @@ static int rank_load(struct exec_rank *rank, struct err *err) {
     if (fill_weights(rank, err) != 0)
         return -1;
     end_loading(rank);
+    atomic_store(&rank->total_bytes, model_weights_bytes(rank->model, o->store)); /* what was allocated */
     atomic_store(&rank->read_bytes, model_bytes_read(rank->model));
     return 0;
 }

@@ -24,6 +24,13 @@ static uint64_t packed_bytes(const struct model *model, const struct model_part 
     return part->col_begin % block == 0 && part->n_cols % block == 0 ? model_part_bytes(&packed) : 0;
 }
 
+/* What n weights take in the checkpoint. A store lists those of quantised safetensors with more scales than the file has. */
+static uint64_t plain_bytes(const struct model_config *config, enum dtype source, uint64_t n) {
+    if (config->quant != WEIGHTS_QUANT_NONE && source == weights_quant_dtype(config->quant))
+        return config->quant == WEIGHTS_QUANT_FP8 ? n : n / 2;
+    return n * (uint64_t)dtype_block_bytes(source) / (uint64_t)dtype_block_weights(source);
+}
+
 static bool is_expert(const struct model_part *part) { return part->expert >= 0; }
 
 static bool is_looked_up(const struct model *model, const struct model_part *part) {
@@ -62,7 +69,7 @@ int model_sizes_compute(const struct model_config *config, const struct model_sp
             goto destroy_model;
         }
         sizes.n_params += n;
-        sizes.plain_bytes += n * (uint64_t)dtype_block_bytes(source) / (uint64_t)dtype_block_weights(source);
+        sizes.plain_bytes += plain_bytes(config, source, n);
         sizes.weights_bytes += bytes;
         sizes.experts_bytes += is_expert(part) ? bytes : 0;
         sizes.lookup_bytes += is_looked_up(model, part) ? bytes : 0;

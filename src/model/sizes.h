@@ -16,7 +16,7 @@ struct model_sizes {
     uint64_t weights_bytes, kv_block_bytes, buffers_bytes;
     /* Of weights_bytes: the experts', and what is only looked up (an embedding that is not the output head too). */
     uint64_t experts_bytes, lookup_bytes;
-    /* Weights that the rank holds, and their bytes in the checkpoint's format: without padding. */
+    /* Weights that the rank holds, and their bytes in the checkpoint: without padding (and without the scales of GPTQ and FP8). */
     uint64_t n_params, plain_bytes;
 };
 
