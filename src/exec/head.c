@@ -10,6 +10,8 @@
 
 _Static_assert(KERNELS_PANEL_ROWS % EXEC_PANEL_TOKENS == 0, "parts of the vocabulary begin where panels of tokens begin");
 
+enum { WHOLE_AT_ONCE = 8 /* rows that travel whole in one exchange: bounds its memory */ };
+
 /* A wanted row of the step. */
 struct row {
     struct exec_ask ask;
@@ -147,7 +149,13 @@ struct run {
     char *mine;           /* this member's parts */
     const char *all;      /* first member: [members][part_bytes] */
     int32_t *counts, *all_counts; /* [n_rows] of this member; first member: [members][n_rows] */
-    void (*do_row)(struct run *run, int row, struct exec_workspace *space);
+    /* Rows that are needed whole, some at a time. */
+    int whole_rows[WHOLE_AT_ONCE], n_whole;
+    size_t whole_floats;          /* of one row of one member: its logits, padded, and as many raw ones where they are wanted */
+    float *whole_mine, *whole_all, *whole; /* [n_whole][whole_floats]; first member: [members] of those; [n_whole][n_vocab] */
+    /* What is being done to each of n_items. */
+    void (*do_item)(struct run *run, int item, struct exec_workspace *space);
+    int n_items;
     atomic_bool is_out_of_memory;
 };
 
@@ -161,21 +169,22 @@ static void row_parts(const struct run *run, int row, const void **ret_parts) {
         ret_parts[m] = run->all + (size_t)m * run->part_bytes + run->rows[row].at;
 }
 
-static void rows_on_thread(void *arg, int thread) {
+static void items_on_thread(void *arg, int thread) {
     struct run *run = arg;
-    for (int row; (row = team_take(run->head->team)) < run->n_rows;)
-        run->do_row(run, row, &run->head->space[thread]);
+    for (int item; (item = team_take(run->head->team)) < run->n_items;)
+        run->do_item(run, item, &run->head->space[thread]);
 }
 
-/* Does every row, on all threads of the team where it is worth waking them. */
-static int for_each_row(struct run *run, bool is_light, void (*do_row)(struct run *run, int row, struct exec_workspace *space),
-                        struct err *err) {
-    run->do_row = do_row;
-    if (is_light || run->n_rows == 1 || team_size(run->head->team) == 1)
-        for (int row = 0; row < run->n_rows; row++)
-            do_row(run, row, &run->head->space[0]);
+/* Does n items, rows as a rule, on all threads of the team where it is worth waking them. */
+static int for_each(struct run *run, int n, bool is_light, void (*do_item)(struct run *run, int item, struct exec_workspace *space),
+                    struct err *err) {
+    run->do_item = do_item;
+    run->n_items = n;
+    if (is_light || n == 1 || team_size(run->head->team) == 1)
+        for (int item = 0; item < n; item++)
+            do_item(run, item, &run->head->space[0]);
     else
-        team_run(run->head->team, rows_on_thread, run);
+        team_run(run->head->team, items_on_thread, run);
     return atomic_load(&run->is_out_of_memory) ? no_memory(run->n_rows, err) : 0;
 }
 
@@ -229,38 +238,55 @@ static void choose_row(struct run *run, int row, struct exec_workspace *space) {
         atomic_store(&run->is_out_of_memory, true);
 }
 
-/* Brings one row together on the first member, which chooses from it. */
-static int choose_from_whole(struct run *run, int row, struct err *err) {
-    struct exec_head *head = run->head;
-    const struct exec_ask *ask = &run->rows[row].ask;
-    size_t most = (size_t)head->part_most, floats = ask->wants_logprobs ? 2 * most : most;
-    float *mine = reserve(&head->whole_mine, floats * sizeof *mine), *all = NULL, *whole = NULL;
-    if (head->index == 0) {
-        all = reserve(&head->whole_all, floats * (size_t)head->n_members * sizeof *all);
-        whole = reserve(&head->whole, (size_t)head->n_vocab * sizeof *whole);
-    }
-    if (mine == NULL || (head->index == 0 && (all == NULL || whole == NULL)))
-        return no_memory(1, err);
-    int len = head->part_len[head->index];
-    memset(mine, 0, floats * sizeof *mine);
-    exec_row_finish(ask, row_logits(run, row), head->part_begin[head->index], len, &head->space[0], mine);
-    if (ask->wants_logprobs)
-        memcpy(mine + most, row_logits(run, row), (size_t)len * sizeof *mine);
-    head->traffic.whole_rows++;
-    if (gather(head, mine, floats * sizeof *mine, all, err) != 0)
-        return -1;
-    if (head->index != 0)
-        return 0;
-    for (int m = 0; m < head->n_members; m++)
-        memcpy(whole + head->part_begin[m], all + (size_t)m * floats, (size_t)head->part_len[m] * sizeof *whole);
+static void finish_whole_row(struct run *run, int item, struct exec_workspace *space) {
+    const struct exec_head *head = run->head;
+    int row = run->whole_rows[item], len = head->part_len[head->index];
+    float *mine = run->whole_mine + (size_t)item * run->whole_floats;
+    memset(mine, 0, run->whole_floats * sizeof *mine);
+    exec_row_finish(&run->rows[row].ask, row_logits(run, row), head->part_begin[head->index], len, space, mine);
+    if (run->whole_floats > (size_t)head->part_most)
+        memcpy(mine + head->part_most, row_logits(run, row), (size_t)len * sizeof *mine);
+}
+
+static void choose_whole_row(struct run *run, int item, struct exec_workspace *space) {
+    const struct exec_head *head = run->head;
+    const struct exec_ask *ask = &run->rows[run->whole_rows[item]].ask;
+    float *whole = run->whole + (size_t)item * (size_t)head->n_vocab, raw = 0;
     struct exec_candidate chosen;
-    if (exec_choose_whole(ask, whole, head->n_vocab, &head->space[0], &chosen) != 0)
-        return no_memory(1, err);
-    run->verdicts[row] = (struct verdict){chosen.token, 0};
-    for (int m = 0; m < head->n_members && ask->wants_logprobs; m++)
-        if (chosen.token >= head->part_begin[m] && chosen.token < head->part_begin[m] + head->part_len[m])
-            run->verdicts[row].raw = all[(size_t)m * floats + most + (size_t)(chosen.token - head->part_begin[m])];
-    return 0;
+    for (int m = 0; m < head->n_members; m++)
+        memcpy(whole + head->part_begin[m], run->whole_all + (size_t)(m * run->n_whole + item) * run->whole_floats,
+               (size_t)head->part_len[m] * sizeof *whole);
+    if (exec_choose_whole(ask, whole, head->n_vocab, space, &chosen) != 0) {
+        atomic_store(&run->is_out_of_memory, true);
+        return;
+    }
+    for (int m = 0; m < head->n_members && ask->wants_logprobs; m++) {
+        int place = chosen.token - head->part_begin[m];
+        if (place >= 0 && place < head->part_len[m])
+            raw = run->whole_all[(size_t)(m * run->n_whole + item) * run->whole_floats + (size_t)(head->part_most + place)];
+    }
+    run->verdicts[run->whole_rows[item]] = (struct verdict){chosen.token, raw};
+}
+
+/* Brings the rows in whole_rows together on the first member, which chooses from them. */
+static int choose_from_whole(struct run *run, struct err *err) {
+    struct exec_head *head = run->head;
+    size_t n = (size_t)run->n_whole;
+    run->whole_floats = (size_t)head->part_most;
+    for (int i = 0; i < run->n_whole; i++)
+        if (run->rows[run->whole_rows[i]].ask.wants_logprobs)
+            run->whole_floats = 2 * (size_t)head->part_most;
+    size_t len_bytes = n * run->whole_floats * sizeof(float);
+    run->whole_mine = reserve(&head->whole_mine, len_bytes);
+    run->whole_all = reserve(&head->whole_all, head->index == 0 ? len_bytes * (size_t)head->n_members : 1);
+    run->whole = reserve(&head->whole, head->index == 0 ? n * (size_t)head->n_vocab * sizeof(float) : 1);
+    if (run->whole_mine == NULL || run->whole_all == NULL || run->whole == NULL)
+        return no_memory(run->n_whole, err);
+    head->traffic.whole_rows += n;
+    if (for_each(run, run->n_whole, false, finish_whole_row, err) != 0 ||
+        gather(head, run->whole_mine, len_bytes, run->whole_all, err) != 0)
+        return -1;
+    return head->index == 0 ? for_each(run, run->n_whole, false, choose_whole_row, err) : 0;
 }
 
 /* least: -1 while whole rows may still be asked for, then 0. */
@@ -280,14 +306,16 @@ static int choose_tokens(struct run *run, struct err *err) {
     for (int row = 0; row < run->n_rows; row++)
         is_light = is_light && run->rows[row].ask.n_candidates <= 1;
     if (gather(head, run->mine, run->part_bytes, (char *)run->all, err) != 0 ||
-        (head->index == 0 && for_each_row(run, is_light, choose_row, err) != 0) || broadcast_verdicts(run, -1, err) != 0)
+        (head->index == 0 && for_each(run, run->n_rows, is_light, choose_row, err) != 0) || broadcast_verdicts(run, -1, err) != 0)
         return -1;
-    for (int row = 0; row < run->n_rows; row++) {
-        if (run->verdicts[row].token >= 0)
-            continue;
-        has_whole = true;
-        if (choose_from_whole(run, row, err) != 0)
+    for (int row = 0; row < run->n_rows;) {
+        run->n_whole = 0;
+        for (; row < run->n_rows && run->n_whole < WHOLE_AT_ONCE; row++)
+            if (run->verdicts[row].token < 0)
+                run->whole_rows[run->n_whole++] = row;
+        if (run->n_whole > 0 && choose_from_whole(run, err) != 0)
             return -1;
+        has_whole = has_whole || run->n_whole > 0;
     }
     return has_whole ? broadcast_verdicts(run, 0, err) : 0;
 }
@@ -317,7 +345,7 @@ static int count_ranks(struct run *run, struct err *err) {
     if (run->all_counts == NULL)
         return no_memory(run->n_rows, err);
     run->counts = run->all_counts + n * (size_t)head->n_members;
-    if (for_each_row(run, false, count_row, err) != 0)
+    if (for_each(run, run->n_rows, false, count_row, err) != 0)
         return -1;
     return gather(head, run->counts, n * sizeof *run->counts, run->all_counts, err);
 }
@@ -360,7 +388,7 @@ int exec_head_sample(struct exec_head *head, const struct exec_step *step, const
         no_memory(n_rows, err);
         goto finish_result;
     }
-    if (for_each_row(&run, false, fill_row, err) != 0 || choose_tokens(&run, err) != 0 || count_ranks(&run, err) != 0)
+    if (for_each(&run, n_rows, false, fill_row, err) != 0 || choose_tokens(&run, err) != 0 || count_ranks(&run, err) != 0)
         goto finish_result;
     for (int row = 0; row < n_rows; row++)
         emit_row(&run, row, &result);
