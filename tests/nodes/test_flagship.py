@@ -21,7 +21,7 @@ GUIDE = (
     "--gpu-memory-utilization 0.9"
 ).split()
 SMALL = ["--load-format", "dummy", "--quantization", "int4", "--hf-overrides", '{"num_hidden_layers": 2}', "--kv-cache-memory-bytes", "1GiB"]
-SPLITS = (["--pipeline-parallel-size", "2", "--tensor-parallel-size", "8"], ["--tensor-parallel-size", "16", "--nnodes", "2"])
+SPLITS = (["--pipeline-parallel-size", "2", "--tensor-parallel-size", "8"], ["--tensor-parallel-size", "16"])
 
 
 def model_folder(parent):
