@@ -73,7 +73,8 @@ static int on_event(void *ctx, const char *data, size_t len_bytes, struct err *e
     json_t *json = json_parse(data, len_bytes, err);
     if (json == NULL)
         return err_wrap(err, "chunk '%.60s'", data);
-    const json_t *error = json_object_get(json, "error"), *choices = json_object_get(json, "choices"), *usage = json_object_get(json, "usage");
+    const json_t *error = json_object_get(json, "error"), *choices = json_object_get(json, "choices"),
+                 *usage = json_object_get(json, "usage");
     int result = 0;
     if (error != NULL && !json_is_null(error))
         result = refuse(error, err);
@@ -90,7 +91,8 @@ static int on_event(void *ctx, const char *data, size_t len_bytes, struct err *e
     return result;
 }
 
-void bench_answer_reader_init(struct bench_answer_reader *reader, bool is_chat, bool keeps_text, int64_t sent_ns, struct bench_record *record) {
+void bench_answer_reader_init(struct bench_answer_reader *reader, bool is_chat, bool keeps_text, int64_t sent_ns,
+                              struct bench_record *record) {
     *reader = (struct bench_answer_reader){.is_chat = is_chat, .keeps_text = keeps_text, .sent_ns = sent_ns, .record = record};
     bench_sse_reader_init(&reader->sse, on_event, reader);
     buf_init(&reader->text, TEXT_LIMIT);

@@ -18,7 +18,8 @@ struct bench_answer_reader {
     bool is_over;     /* "[DONE]" was seen */
 };
 
-void bench_answer_reader_init(struct bench_answer_reader *reader, bool is_chat, bool keeps_text, int64_t sent_ns, struct bench_record *record);
+void bench_answer_reader_init(struct bench_answer_reader *reader, bool is_chat, bool keeps_text, int64_t sent_ns,
+                              struct bench_record *record);
 void bench_answer_reader_finish(struct bench_answer_reader *reader);
 /* Bytes of the answer that came at now_ns. */
 int bench_answer_reader_feed(struct bench_answer_reader *reader, const char *bytes, size_t len_bytes, int64_t now_ns, struct err *err);

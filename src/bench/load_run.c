@@ -181,7 +181,8 @@ static void draw_progress(struct phase *phase, int n, bool is_last) {
 }
 
 /*
- * Sends prompts[n] at times_s[n] (NULL: at once) as max_concurrency allows, until all are over or the run is cancelled. records[n] is filled.
+ * Sends prompts[n] at times_s[n] (NULL: at once) as max_concurrency allows, until all are over or the run is cancelled.
+ * Fills records[n].
  */
 static int run_phase(const struct bench_load_opts *opts, const struct bench_prompt *prompts, int n, const double *times_s,
                      struct bench_record *records, double *ret_duration_s, struct err *err) {
@@ -235,7 +236,8 @@ static int check_ready(const struct bench_load_opts *opts, const struct bench_pr
         if (result != 0 || record.outcome != BENCH_FAILED)
             return result;
         if (clock_left_ms(deadline_ms) == 0)
-            return err_set(err, ERR_TIMEOUT, "the server answered no test request within %d s: %s", opts->ready_timeout_ms / 1000, record.error);
+            return err_set(err, ERR_TIMEOUT, "the server answered no test request within %d s: %s", opts->ready_timeout_ms / 1000,
+                           record.error);
         usleep(READY_GAP_MS * 1000);
     }
 }
@@ -274,7 +276,8 @@ int bench_load_run(const struct bench_load_opts *opts, struct bench_run *ret, st
         goto free_run;
     if (run_phase(opts, opts->prompts->items, n, times_s, run.records, &run.duration_s, err) != 0)
         goto free_run;
-    run.is_cancelled = opts->is_cancelled != NULL && opts->is_cancelled(NULL);
+    for (int i = 0; i < n; i++) /* only a cancelled run leaves any */
+        run.is_cancelled |= run.records[i].outcome == BENCH_CUT || run.records[i].outcome == BENCH_NOT_SENT;
     free(times_s);
     *ret = run;
     return 0;

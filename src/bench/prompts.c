@@ -62,8 +62,9 @@ static int draw_length(const struct bench_prompts_opts *opts, int item, int whic
 }
 
 /*
- * Turns the prompt's ids into a text that the tokenizer reads back as so many tokens: pieces merge when their text is read again, so what is
- * missing is drawn anew and what is too much cut, until it fits. A text that never fits stays as near as it came; n_tokens says how near.
+ * Turns the prompt's ids into a text that the tokenizer reads back as so many tokens: pieces merge when their text is read
+ * again, so what is missing is drawn anew and what is too much cut, until it fits. A text that never fits stays as near as it
+ * came; n_tokens says how near.
  */
 static int make_text(const struct bench_prompts_opts *opts, uint64_t seed, struct bench_prompt *prompt, struct err *err) {
     int wanted = prompt->n_tokens, n_fresh = wanted;
@@ -94,7 +95,8 @@ static int make_text(const struct bench_prompts_opts *opts, uint64_t seed, struc
     return result == 0 && prompt->text == NULL ? err_set(err, ERR_NOMEM, "no memory for a prompt") : result;
 }
 
-static int make_random(const struct bench_prompts_opts *opts, int item, int n_tokens, int n_output, struct bench_prompt *ret, struct err *err) {
+static int make_random(const struct bench_prompts_opts *opts, int item, int n_tokens, int n_output, struct bench_prompt *ret,
+                       struct err *err) {
     uint64_t prefix = stream_seed(opts, DRAW_PREFIX, 0), own = stream_seed(opts, DRAW_IDS, (uint64_t)item);
     ret->n_tokens = opts->prefix_len + n_tokens;
     ret->n_output = n_output;
@@ -110,7 +112,8 @@ static int make_all_random(const struct bench_prompts_opts *opts, struct bench_p
     if (alloc_prompts(opts->n, prompts, err) != 0)
         return -1;
     for (int i = 0; i < opts->n; i++)
-        if (make_random(opts, i, draw_length(opts, i, 0, opts->input_len), draw_length(opts, i, 1, opts->output_len), &prompts->items[i], err) != 0)
+        if (make_random(opts, i, draw_length(opts, i, 0, opts->input_len), draw_length(opts, i, 1, opts->output_len), &prompts->items[i],
+                        err) != 0)
             return -1;
     return 0;
 }
@@ -156,7 +159,8 @@ static int lines_read(const char *path, struct lines *lines, struct err *err) {
 }
 
 /* Which line each prompt comes from: shuffled unless the order is kept, from the start again when there are too few (Fisher and Yates). */
-static int choose_lines(const struct bench_prompts_opts *opts, int first, const struct lines *lines, int **ret_chosen, int *ret_n, struct err *err) {
+static int choose_lines(const struct bench_prompts_opts *opts, int first, const struct lines *lines, int **ret_chosen, int *ret_n,
+                        struct err *err) {
     int n_lines = lines->n - first, n = opts->never_repeat && opts->n > n_lines ? n_lines : opts->n;
     if (n_lines < 1)
         return err_set(err, ERR_INVALID, "%s holds no prompts", opts->path);

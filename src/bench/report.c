@@ -68,7 +68,8 @@ static bool asks_goodput(const struct bench_report_opts *opts) {
     return false;
 }
 
-static int add_request(struct bench_report *report, const struct bench_record *record, const struct bench_report_opts *opts, struct err *err) {
+static int add_request(struct bench_report *report, const struct bench_record *record, const struct bench_report_opts *opts,
+                       struct err *err) {
     double values_ms[BENCH_METRIC_COUNT] = {[BENCH_TTFT] = record->ttft_s * 1000, [BENCH_E2EL] = record->latency_s * 1000};
     bool is_good = true;
     if (record->n_output > 1)
@@ -112,7 +113,8 @@ static int find_peak_output(const struct bench_run *run, struct bench_report *re
 static int find_peak_concurrency(const struct bench_run *run, struct bench_report *report, struct err *err) {
     struct bench_samples ends = {0};
     for (int i = 0; i < run->n; i++)
-        if (run->records[i].outcome == BENCH_DONE && bench_samples_add(&ends, run->records[i].start_s + run->records[i].latency_s, err) != 0) {
+        if (run->records[i].outcome == BENCH_DONE &&
+            bench_samples_add(&ends, run->records[i].start_s + run->records[i].latency_s, err) != 0) {
             bench_samples_finish(&ends);
             return -1;
         }
@@ -233,7 +235,8 @@ static void set_metric(json_t *object, struct bench_samples *samples, const stru
 }
 
 static void set_details(json_t *object, const struct bench_run *run) {
-    static const char *const keys[] = {"input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors"};
+    static const char *const keys[] = {"input_lens",      "output_lens", "ttfts",     "itls",       "start_times",
+                                       "generated_texts", "errors",      "latencies", "queue_times"};
     enum { N_KEYS = sizeof keys / sizeof keys[0] };
     json_t *lists[N_KEYS];
     for (int k = 0; k < N_KEYS; k++)
@@ -251,18 +254,21 @@ static void set_details(json_t *object, const struct bench_run *run) {
         json_array_append_new(lists[4], json_real(record->start_s));
         json_array_append_new(lists[5], json_string(record->text != NULL ? record->text : ""));
         json_array_append_new(lists[6], json_string(is_done ? "" : record->outcome == BENCH_FAILED ? record->error : "cut off"));
+        json_array_append_new(lists[7], json_real(record->latency_s));
+        json_array_append_new(lists[8], json_real(record->queued_s));
     }
 }
 
 int bench_report_to_json(struct bench_report *report, const struct bench_report_opts *opts, const struct bench_run *run, bool is_detailed,
                          json_t *object, struct err *err) {
     double s = report->duration_s;
-    json_t *result = json_pack("{s:f, s:i, s:i, s:I, s:I, s:f, s:o, s:f, s:f, s:f, s:i}", "duration", s, "completed", report->n_done, "failed",
-                               report->n_failed, "total_input_tokens", (json_int_t)report->n_input, "total_output_tokens",
-                               (json_int_t)report->n_output, "request_throughput", per_s(report->n_done, s), "request_goodput",
-                               asks_goodput(opts) ? json_real(per_s(report->n_good, s)) : json_null(), "output_throughput",
-                               per_s((double)report->n_output, s), "total_token_throughput", per_s((double)(report->n_input + report->n_output), s),
-                               "max_output_tokens_per_s", report->peak_output_per_s, "max_concurrent_requests", report->peak_concurrency);
+    json_t *result =
+        json_pack("{s:f, s:i, s:i, s:I, s:I, s:f, s:o, s:f, s:f, s:f, s:i}", "duration", s, "completed", report->n_done, "failed",
+                  report->n_failed, "total_input_tokens", (json_int_t)report->n_input, "total_output_tokens",
+                  (json_int_t)report->n_output, "request_throughput", per_s(report->n_done, s), "request_goodput",
+                  asks_goodput(opts) ? json_real(per_s(report->n_good, s)) : json_null(), "output_throughput",
+                  per_s((double)report->n_output, s), "total_token_throughput", per_s((double)(report->n_input + report->n_output), s),
+                  "max_output_tokens_per_s", report->peak_output_per_s, "max_concurrent_requests", report->peak_concurrency);
     if (result == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the results");
     for (int m = 0; m < BENCH_METRIC_COUNT; m++)

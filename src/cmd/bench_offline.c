@@ -42,7 +42,8 @@ static int explain_failure(struct offline *offline, struct err *err) {
 }
 
 /* Submits all at once and reads until the last has finished. */
-static int run_batch(struct offline *offline, const struct engine_request *requests, int n, double *ret_seconds, int64_t *ret_tokens, struct err *err) {
+static int run_batch(struct offline *offline, const struct engine_request *requests, int n, double *ret_seconds, int64_t *ret_tokens,
+                     struct err *err) {
     struct engine_stream *stream;
     struct engine_event event;
     int64_t n_tokens = 0, start_ns = clock_mono_ns();
@@ -68,8 +69,14 @@ static int run_batch(struct offline *offline, const struct engine_request *reque
 }
 
 static struct exec_sampling sampling_of(int n_output, uint64_t seed) {
-    return (struct exec_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = seed, .max_tokens = n_output, .ignore_eos = true,
-                                    .n_logprobs = -1, .n_prompt_logprobs = -1};
+    return (struct exec_sampling){.temperature = 1,
+                                  .top_p = 1,
+                                  .repetition_penalty = 1,
+                                  .seed = seed,
+                                  .max_tokens = n_output,
+                                  .ignore_eos = true,
+                                  .n_logprobs = -1,
+                                  .n_prompt_logprobs = -1};
 }
 
 /* Requests for the prompts, each with its own sampling; free with free_requests. */
@@ -84,15 +91,16 @@ static int make_requests(const struct bench_prompts *prompts, int n_choices, uin
     }
     for (int i = 0; i < prompts->n; i++) {
         sampling[i] = sampling_of(prompts->items[i].n_output, rand_ctr_u64(seed, (uint64_t)i));
-        requests[i] = (struct engine_request){.prompt = prompts->items[i].ids, .n_prompt = prompts->items[i].n_tokens, .n_choices = n_choices,
-                                              .sampling = &sampling[i]};
+        requests[i] = (struct engine_request){
+            .prompt = prompts->items[i].ids, .n_prompt = prompts->items[i].n_tokens, .n_choices = n_choices, .sampling = &sampling[i]};
     }
     *ret_requests = requests;
     *ret_sampling = sampling;
     return 0;
 }
 
-static int run_prompts(struct offline *offline, const struct bench_prompts *prompts, double *ret_seconds, int64_t *ret_tokens, struct err *err) {
+static int run_prompts(struct offline *offline, const struct bench_prompts *prompts, double *ret_seconds, int64_t *ret_tokens,
+                       struct err *err) {
     struct engine_request *requests;
     struct exec_sampling *sampling;
     if (make_requests(prompts, (int)offline->options.bench.n, offline->options.seed, &requests, &sampling, err) != 0)
@@ -106,8 +114,8 @@ static int run_prompts(struct offline *offline, const struct bench_prompts *prom
 static int check_len(const struct offline *offline, const struct bench_prompts *prompts, struct err *err) {
     for (int i = 0; i < prompts->n; i++)
         if (prompts->items[i].n_tokens + prompts->items[i].n_output > offline->launch.max_model_len)
-            return err_set(err, ERR_INVALID, "a prompt of %d tokens and %d of its answer do not fit --max-model-len %d", prompts->items[i].n_tokens,
-                           prompts->items[i].n_output, offline->launch.max_model_len);
+            return err_set(err, ERR_INVALID, "a prompt of %d tokens and %d of its answer do not fit --max-model-len %d",
+                           prompts->items[i].n_tokens, prompts->items[i].n_output, offline->launch.max_model_len);
     return 0;
 }
 
@@ -143,8 +151,8 @@ static int report_latency(struct bench_samples *seconds, const char *path, struc
         printf("%d%% percentile latency: %.6f seconds\n", percents[i], value);
         json_object_set_new(percentiles, key, json_real(value));
     }
-    json_t *json = json_pack("{s:f, s:f, s:o, s:o}", "avg_latency", bench_samples_mean(seconds), "std_latency", bench_samples_deviation(seconds),
-                             "latencies", latencies, "percentiles", percentiles);
+    json_t *json = json_pack("{s:f, s:f, s:o, s:o}", "avg_latency", bench_samples_mean(seconds), "std_latency",
+                             bench_samples_deviation(seconds), "latencies", latencies, "percentiles", percentiles);
     int result = json == NULL ? err_set(err, ERR_NOMEM, "no memory for the results") : 0;
     if (result == 0 && path != NULL)
         result = cmd_bench_save(path, json, err);
@@ -195,7 +203,8 @@ static int report_throughput(const struct bench_prompts *prompts, double seconds
     for (int i = 0; i < prompts->n; i++)
         n_input += prompts->items[i].n_tokens;
     double requests_per_s = prompts->n / seconds, tokens_per_s = (double)(n_input + n_output) / seconds;
-    printf("Throughput: %.2f requests/s, %.2f total tokens/s, %.2f output tokens/s\n", requests_per_s, tokens_per_s, (double)n_output / seconds);
+    printf("Throughput: %.2f requests/s, %.2f total tokens/s, %.2f output tokens/s\n", requests_per_s, tokens_per_s,
+           (double)n_output / seconds);
     printf("Total num prompt tokens:  %lld\nTotal num output tokens:  %lld\n", (long long)n_input, (long long)n_output);
     if (path == NULL)
         return 0;

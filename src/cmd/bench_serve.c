@@ -64,9 +64,9 @@ static int make_urls(struct plan *plan, struct err *err) {
     if (endpoint == NULL)
         endpoint = plan->is_chat ? "/v1/chat/completions" : "/v1/completions";
     bool is_v6 = strchr(o->bench.host, ':') != NULL && o->bench.host[0] != '[';
-    int len = o->bench.base_url != NULL
-                  ? snprintf(plan->base_url, sizeof plan->base_url, "%s", o->bench.base_url)
-                  : snprintf(plan->base_url, sizeof plan->base_url, "http://%s%s%s:%d", is_v6 ? "[" : "", o->bench.host, is_v6 ? "]" : "", (int)o->bench.port);
+    int len = o->bench.base_url != NULL ? snprintf(plan->base_url, sizeof plan->base_url, "%s", o->bench.base_url)
+                                        : snprintf(plan->base_url, sizeof plan->base_url, "http://%s%s%s:%d", is_v6 ? "[" : "",
+                                                   o->bench.host, is_v6 ? "]" : "", (int)o->bench.port);
     if (len >= URL_BYTES)
         return err_set(err, ERR_INVALID, "the server's address is longer than %d bytes", (int)URL_BYTES - 1);
     while (len > 0 && plan->base_url[len - 1] == '/')
@@ -154,7 +154,8 @@ finish_answer:
 static int ask_model(struct plan *plan, struct err *err) {
     int64_t deadline_ms = clock_mono_ms() + plan->options->bench.ready_check_timeout_s * 1000;
     int result;
-    while ((result = ask_model_once(plan, err)) != 0 && err->code == ERR_PEER && clock_left_ms(deadline_ms) > 0 && !cmd_bench_is_cancelled(NULL))
+    while ((result = ask_model_once(plan, err)) != 0 && err->code == ERR_PEER && clock_left_ms(deadline_ms) > 0 &&
+           !cmd_bench_is_cancelled(NULL))
         usleep(MODELS_GAP_MS * 1000);
     return result;
 }
@@ -182,8 +183,9 @@ static int open_tokenizer(struct plan *plan, struct err *err) {
         return err_wrap(err, "--tokenizer");
     size_t len = strlen(path);
     if (len > 5 && strcmp(path + len - 5, ".gguf") == 0)
-        return weights_store_open(path, &plan->store, err) != 0 ? -1
-                                                                : text_tokenizer_open_gguf(weights_store_gguf(plan->store), &plan->tokenizer, err);
+        return weights_store_open(path, &plan->store, err) != 0
+                   ? -1
+                   : text_tokenizer_open_gguf(weights_store_gguf(plan->store), &plan->tokenizer, err);
     snprintf(in_folder, sizeof in_folder, "%s%s", path, file_is_dir(path) ? "/tokenizer.json" : "");
     return text_tokenizer_open_json(in_folder, &plan->tokenizer, err);
 }
@@ -199,7 +201,8 @@ static int make_prompts(struct plan *plan, struct err *err) {
     if (bench_prompts_make(o->bench.dataset_name, &opts, &plan->prompts, err) != 0)
         return err_wrap(err, "prompts");
     if (plan->prompts.n <= plan->n_spare)
-        return err_set(err, ERR_INVALID, "the file has %d prompts, too few besides the %d of check and warm-ups", plan->prompts.n, plan->n_spare);
+        return err_set(err, ERR_INVALID, "the file has %d prompts, too few besides the %d of check and warm-ups", plan->prompts.n,
+                       plan->n_spare);
     return 0;
 }
 
@@ -240,12 +243,13 @@ static int save(const struct plan *plan, struct bench_report *report, const stru
     const char *base_model = strrchr(plan->model, '/') != NULL ? strrchr(plan->model, '/') + 1 : plan->model;
     if (o->bench.max_concurrency > 0)
         snprintf(concurrency, sizeof concurrency, "-concurrency%lld", (long long)o->bench.max_concurrency);
-    snprintf(name, sizeof name, "%s-%sqps%s-%s-%s.json", o->bench.label != NULL ? o->bench.label : o->bench.backend, o->bench.request_rate, concurrency,
-             base_model, date);
+    snprintf(name, sizeof name, "%s-%sqps%s-%s-%s.json", o->bench.label != NULL ? o->bench.label : o->bench.backend,
+             o->bench.request_rate, concurrency, base_model, date);
     snprintf(path, sizeof path, "%s%s%s", o->bench.result_dir != NULL ? o->bench.result_dir : "", o->bench.result_dir != NULL ? "/" : "",
              o->bench.result_filename != NULL ? o->bench.result_filename : name);
-    json_t *json = json_pack("{s:s, s:s, s:s, s:s?, s:s, s:s?, s:i}", "date", date, "endpoint_type", o->bench.backend, "backend", o->bench.backend, "label",
-                             o->bench.label, "model_id", plan->model, "tokenizer_id", o->tokenizer, "num_prompts", run->n);
+    json_t *json =
+        json_pack("{s:s, s:s, s:s, s:s?, s:s, s:s?, s:i}", "date", date, "endpoint_type", o->bench.backend, "backend", o->bench.backend,
+                  "label", o->bench.label, "model_id", plan->model, "tokenizer_id", o->tokenizer, "num_prompts", run->n);
     for (int i = 0; i < o->bench.metadata.n; i++) {
         const char *item = o->bench.metadata.items[i], *equals = strchr(item, '=');
         json_object_setn_new(json, item, (size_t)(equals - item), json_string(equals + 1));
