@@ -19,7 +19,7 @@ static const char usage[] =
     "       shoal version                 version and build\n"
     "\n"
     "MODEL is a Hugging Face folder, a GGUF file, or a name on the hub such as Qwen/Qwen3-0.6B.\n"
-    "'shoal serve --help' lists the options.\n";
+    "'shoal COMMAND --help' lists the options.\n";
 
 static const struct {
     const char *name;
@@ -58,6 +58,6 @@ int main(int argc, char **argv) {
     if (command[0] == '\0')
         fputs(usage, stderr);
     else
-        fprintf(stderr, "shoal: there is no command '%s'; known are serve, help and version\n", command);
+        fprintf(stderr, "shoal: there is no command '%s'; known are serve, node, verify, plan, bench, help and version\n", command);
     return CMD_EXIT_USAGE;
 }
