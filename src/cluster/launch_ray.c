@@ -55,21 +55,26 @@ static void mark_own(struct cluster_offer *offers, int n) {
 
 static void nap_ms(int ms) { nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000}, NULL); }
 
-/* What a cluster without a CPU for each rank can do. */
-static int share_cpus(struct cluster_want *want, const struct cluster_offer *offers, int n_offers, struct cluster_share *shares, int *ret_n,
-                      struct err *err) {
-    int n_cpus = 0;
-    want->may_share_cpus = true;
-    if (cluster_topology_plan(want, offers, n_offers, shares, ret_n, err) != 0)
-        return -1;
-    for (int i = 0; i < *ret_n; i++)
-        n_cpus += shares[i].n_cpus;
-    log_warning("The cluster has %d CPUs for %d ranks: ranks share CPUs and wait for each other, which is slow; fewer ranks would be faster",
-                n_cpus, want->tp_size * want->pp_size);
-    return 0;
+static bool any_in_use(const struct cluster_offer *offers, int n) {
+    for (int i = 0; i < n; i++)
+        if (offers[i].cpus_used >= 1)
+            return true;
+    return false;
 }
 
-/* Asks Ray and plans; again for a while when CPUs that are in use would do. offers: room for CLUSTER_MAX_OFFERS. */
+static void warn_of_sharing(const struct cluster_want *want, const struct cluster_share *shares, int n) {
+    int n_cpus = 0, n_ranks = want->tp_size * want->pp_size;
+    for (int i = 0; i < n; i++)
+        n_cpus += shares[i].n_cpus;
+    if (n_cpus < n_ranks)
+        log_warning("The cluster has %d CPUs for %d ranks: ranks share CPUs and wait for each other, which is slow; fewer ranks would be faster",
+                    n_cpus, n_ranks);
+}
+
+/*
+ * Asks Ray and plans; again for a while when CPUs that are in use would do. Ranks share CPUs only in a cluster that never has one for
+ * each, and then those in use are waited for too. offers: room for CLUSTER_MAX_OFFERS.
+ */
 static int find_room(struct cluster *cluster, struct cluster_offer *offers, int *ret_n_offers, struct cluster_share *shares, int *ret_n,
                      struct err *err) {
     struct ray_launch *launch = cluster->backend;
@@ -83,12 +88,17 @@ static int find_room(struct cluster *cluster, struct cluster_offer *offers, int 
         if (cluster_ray_nodes(&launch->ray, offers, ret_n_offers, err) != 0)
             return -1;
         mark_own(offers, *ret_n_offers);
-        if (cluster_topology_plan(&want, offers, *ret_n_offers, shares, ret_n, err) == 0)
-            return 0;
-        if (!cluster_topology_fits_empty(&want, offers, *ret_n_offers))
-            return share_cpus(&want, offers, *ret_n_offers, shares, ret_n, err);
-        if (clock_left_ms(deadline_ms) == 0)
-            return -1;
+        want.may_share_cpus = false;
+        want.may_share_cpus = !cluster_topology_fits_empty(&want, offers, *ret_n_offers);
+        bool is_last = clock_left_ms(deadline_ms) == 0 || !cluster_topology_fits_empty(&want, offers, *ret_n_offers);
+        if (is_last || !want.may_share_cpus || !any_in_use(offers, *ret_n_offers)) {
+            if (cluster_topology_plan(&want, offers, *ret_n_offers, shares, ret_n, err) == 0) {
+                warn_of_sharing(&want, shares, *ret_n);
+                return 0;
+            }
+            if (is_last)
+                return -1;
+        }
         if (!said)
             log_info("Waiting up to %d s for CPUs that Ray counts as used", USAGE_LAG_MS / 1000);
         said = true;

@@ -134,11 +134,21 @@ static int choose(struct plan *plan, int *ret_nodes) {
     return 0;
 }
 
+/* Several ranks count on a CPU where they may and must. Returns as choose(). */
+static int choose_shared(struct plan *plan, const struct cluster_want *want, const struct cluster_offer *offers, int n_offers, bool as_empty,
+                         int *ret_nodes) {
+    int unit_ranks = 0, most_per_cpu = want->may_share_cpus && want->threads_per_rank == 0 ? want->tp_size * want->pp_size : 1;
+    for (int per_cpu = 1; per_cpu <= most_per_cpu && unit_ranks == 0; per_cpu++) {
+        plan_init(plan, want, offers, n_offers, as_empty, per_cpu);
+        unit_ranks = choose(plan, ret_nodes);
+    }
+    return unit_ranks;
+}
+
 bool cluster_topology_fits_empty(const struct cluster_want *want, const struct cluster_offer *offers, int n_offers) {
     struct plan plan;
     int n_nodes;
-    plan_init(&plan, want, offers, n_offers, true, 1);
-    return choose(&plan, &n_nodes) > 0;
+    return choose_shared(&plan, want, offers, n_offers, true, &n_nodes) > 0;
 }
 
 static int too_small(const struct cluster_want *want, const struct cluster_offer *offers, int n_offers, struct err *err) {
@@ -165,11 +175,7 @@ int cluster_topology_plan(const struct cluster_want *want, const struct cluster_
     if (want->n_nodes > want->tp_size * want->pp_size)
         return err_set(err, ERR_INVALID, "--nnodes %d is more than the %d ranks (tensor parallel %d, pipeline parallel %d)", want->n_nodes,
                        want->tp_size * want->pp_size, want->tp_size, want->pp_size);
-    int unit_ranks = 0, most_per_cpu = want->may_share_cpus && want->threads_per_rank == 0 ? want->tp_size * want->pp_size : 1;
-    for (int per_cpu = 1; per_cpu <= most_per_cpu && unit_ranks == 0; per_cpu++) {
-        plan_init(&plan, want, offers, n_offers, false, per_cpu);
-        unit_ranks = choose(&plan, &n_nodes);
-    }
+    int unit_ranks = choose_shared(&plan, want, offers, n_offers, false, &n_nodes);
     if (unit_ranks == 0)
         return too_small(want, offers, n_offers, err);
     for (int i = 0; i < n_nodes; i++) {

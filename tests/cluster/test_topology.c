@@ -142,6 +142,9 @@ static void test_error_lists_all_nodes(void **state) {
                                  "  10.77.0.1 (head) (this host): 4 CPUs, 0 used, 4 free\n"
                                  "  10.77.0.2: 8 CPUs, 7.5 used, 0.5 free");
     assert_false(cluster_topology_fits_empty(&want, offers, 2));
+    want.may_share_cpus = true;
+    assert_true(cluster_topology_fits_empty(&want, offers, 2));
+    want.may_share_cpus = false;
     want.pp_size = 1;
     assert_int_equal(cluster_topology_plan(&want, offers, 2, shares, &n, &err), -1);
     assert_true(cluster_topology_fits_empty(&want, offers, 2));

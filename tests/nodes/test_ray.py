@@ -4,14 +4,16 @@ and nothing left when anything ends.
     test_ray.py PATH_OF_SHOAL PATH_OF_VENV_WITH_RAY [NAME …]     (tests to run; all without a name)
 """
 
+import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
 
 from hosts import Hosts, HostsError, RayCluster
-from serving import Serve, wait_gone
+from serving import DATA, MODEL, Serve, wait_gone
 
 BINARY, VENV, WANTED = os.path.abspath(sys.argv[1]), sys.argv[2], sys.argv[3:]
 NAME = os.path.basename(BINARY)
@@ -75,6 +77,32 @@ def test_tp4_and_ray_status(hosts, ray):
     assert server.stop(signal.SIGTERM) == 0, server.process.output()
     all_ended(hosts, ray, 5)
     wait_for("Ray has its CPUs back", lambda: "0.0/4.0 CPU" in ray.status(), 15)
+
+
+def test_sixteen_ranks(hosts, ray):
+    """Both commands of the guide for the 235B, on its numbers of heads and experts with narrow made-up weights. The two CPUs of a host are
+    fewer than its eight ranks."""
+    folder = tempfile.mkdtemp(prefix="shoal-qwen-")
+    shutil.copy(os.path.join(DATA, "configs", "Qwen--Qwen3-235B-A22B_config.json"), os.path.join(folder, "config.json"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(os.path.join(MODEL, name), folder)
+    narrow = {"num_hidden_layers": 3, "hidden_size": 192, "head_dim": 16, "moe_intermediate_size": 128, "vocab_size": 2048}
+    guide = ["--enable-expert-parallel", "--seed", "1024", "--max-model-len", "8192", "--max-num-seqs", "25", "--trust-remote-code"]
+    guide += ["--gpu-memory-utilization", "0.9", "--load-format", "dummy", "--hf-overrides", json.dumps(narrow)]
+    ray_flags = [flag for flag in RAY if flag not in ("--threads", "1")]
+    answers = []
+    for split in (["--tensor-parallel-size", "8", "--pipeline-parallel-size", "2"], ["--tensor-parallel-size", "16"]):
+        server = Serve(hosts[0], BINARY, *ray_flags, *guide, *split, model=folder, name="qwen").wait_ready(120)
+        assert "The cluster has 4 CPUs for 16 ranks" in server.process.output(), server.process.output()
+        assert [len(workers(host)) for host in hosts] == [1, 1], server.process.output()
+        body = {"model": "qwen", "prompt": [5, 6, 7, 8], "max_tokens": 4, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+        status, answer = server.request("/v1/completions", body, timeout=60)
+        assert status == 200, (status, answer, server.process.output())
+        answers.append(answer["choices"][0]["token_ids"])
+        assert server.stop(signal.SIGTERM) == 0, server.process.output()
+        all_ended(hosts, ray, 10)
+    shutil.rmtree(folder)
+    assert len(answers[0]) == 4 and answers[0][0] == answers[1][0], answers
 
 
 def test_worker_is_killed(hosts, ray):
