@@ -165,7 +165,7 @@ static void test_slots_take_what_the_driver_does_not_send(void **state) {
 
 static void test_settings_there_and_back(void **state) {
     (void)state;
-    struct exec_settings s = {.model = "m", .load_format = "auto", .dtype = "auto", .kv_cache_dtype = "auto", .seed = 1024, .tp_size = 2, .pp_size = 2,
+    struct exec_settings s = {.model = "m", .load_format = "auto", .dtype = "auto", .quantization = "int4", .kv_cache_dtype = "auto", .seed = 1024, .tp_size = 2, .pp_size = 2,
                               .layers_per_stage = {3, 2}, .n_nodes = 2, .node_of_rank = {0, 0, 1, 1}, .threads_of_node = {1, 2}, .block_size = 16,
                               .max_seqs = 8, .max_step_tokens = 64, .max_model_len = 256, .op_timeout_ms = 1000},
                          back;
