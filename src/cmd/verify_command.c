@@ -123,7 +123,8 @@ static int verify_nodes(const struct options *o, bool *ret_passed, struct err *e
                                  .hccn_tool = o->verify.hccn_tool,
                                  .npu_smi = o->verify.npu_smi,
                                  .hccn_conf = o->verify.hccn_conf,
-                                 .n_npus = (int)o->verify.npus};
+                                 .n_npus = (int)o->verify.npus,
+                                 .is_cancelled = is_cancelled};
     read_load(o, &verify.load);
     verify.nodes = cluster_nodes(cluster, &verify.n_nodes);
     rc = verify_run(&verify, &result, err);

@@ -36,7 +36,8 @@ int cmd_verify_launch(const struct cmd_launch *launch, struct err *err) {
     const char *level = o->verify.level == NULL ? "off" : o->verify.level;
     if (strcmp(level, "off") == 0)
         return 0;
-    struct verify_opts opts = {.is_quick = strcmp(level, "quick") == 0,
+    struct verify_opts opts = {.is_cancelled = launch->is_cancelled,
+                               .is_quick = strcmp(level, "quick") == 0,
                                .build = cmd_build_id(),
                                .load = {.n_layers = launch->files.config.n_layers,
                                         .hidden = launch->files.config.hidden,

@@ -18,7 +18,7 @@
 #include "verify/checks.h"
 #include "verify/probe.h"
 
-enum { SEND_TIMEOUT_MS = 5000, PEEK_NAP_MS = 1, REDUCE_CONNECT_MS = 3000, REDUCE_OP_MS = 3000, REDUCE_MAX = 1000, REDUCE_WARM = 5, FLOATS_MAX = 1 << 20 };
+enum { SEND_TIMEOUT_MS = 5000, PEEK_NAP_MS = 1, REDUCE_CONNECT_MS = 5000, REDUCE_OP_MS = 5000, REDUCE_MAX = 1000, REDUCE_WARM = 5, FLOATS_MAX = 1 << 20 };
 
 struct agent {
     const struct verify_agent_opts *opts;

@@ -14,11 +14,27 @@
 
 enum { FRAME_TIMEOUT_MS = 2000, PING_GAP_MS = 1000 };
 
-void verify_asker_init(struct verify_asker *asker, const struct cluster_node *nodes, int n_nodes, struct verify_findings *findings) {
-    *asker = (struct verify_asker){.nodes = nodes, .n_nodes = n_nodes, .findings = findings, .pinged_ms = clock_mono_ms()};
+void verify_asker_init(struct verify_asker *asker, const struct verify_opts *opts, struct verify_findings *findings) {
+    *asker = (struct verify_asker){.nodes = opts->nodes,
+                                   .n_nodes = opts->n_nodes,
+                                   .is_cancelled = opts->is_cancelled,
+                                   .findings = findings,
+                                   .pinged_ms = clock_mono_ms()};
     buf_init(&asker->body, net_frame_limit(NET_FRAME_REPORT));
-    for (int i = 0; i < n_nodes; i++)
-        asker->is_lost[i] = nodes[i].fd < 0;
+    for (int i = 0; i < opts->n_nodes; i++)
+        asker->is_lost[i] = opts->nodes[i].fd < 0;
+}
+
+/* Everybody counts as lost then, so that what is left of the verification ends at once. */
+static bool stop_if_cancelled(struct verify_asker *asker, struct verify_ask *asks, int n) {
+    if (!asker->is_stopped && asker->is_cancelled != NULL && asker->is_cancelled(NULL)) {
+        asker->is_stopped = true;
+        for (int i = 0; i < asker->n_nodes; i++)
+            asker->is_lost[i] = true;
+        for (int i = 0; i < n; i++)
+            asks[i].deadline_ms = 0;
+    }
+    return asker->is_stopped;
 }
 
 void verify_asker_finish(struct verify_asker *asker) { buf_finish(&asker->body); }
@@ -130,7 +146,7 @@ void verify_ask_all(struct verify_asker *asker, struct verify_ask *asks, int n) 
         asks[i].deadline_ms = 0;
     for (int i = 0; i < n; i++)
         send_ask(asker, &asks[i]);
-    for (int left_ms; (left_ms = wait_ms(asker, asks, n)) >= 0; ping_idle(asker, asks, n)) {
+    for (int left_ms; !stop_if_cancelled(asker, asks, n) && (left_ms = wait_ms(asker, asks, n)) >= 0; ping_idle(asker, asks, n)) {
         for (int i = 0; i < asker->n_nodes; i++) /* poll skips negative ones */
             fds[i] = (struct pollfd){.fd = asker->is_lost[i] ? -1 : asker->nodes[i].fd, .events = POLLIN};
         if (poll(fds, (nfds_t)asker->n_nodes, left_ms) > 0)

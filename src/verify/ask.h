@@ -12,17 +12,20 @@
 #include "base/buf.h"
 #include "cluster/cluster.h"
 #include "verify/findings.h"
+#include "verify/verify.h"
 
 struct verify_asker {
     const struct cluster_node *nodes; /* borrowed */
     int n_nodes;
+    bool (*is_cancelled)(void *ctx); /* or NULL */
+    bool is_stopped;                 /* it has said so: no question is sent or waited for any more */
     struct verify_findings *findings; /* borrowed: where lines about lost nodes go */
     bool is_lost[CLUSTER_MAX_NODES];  /* at the start: whoever has no connection */
     int64_t last_id, pinged_ms;
     struct buf body;
 };
 
-void verify_asker_init(struct verify_asker *asker, const struct cluster_node *nodes, int n_nodes, struct verify_findings *findings);
+void verify_asker_init(struct verify_asker *asker, const struct verify_opts *opts, struct verify_findings *findings);
 void verify_asker_finish(struct verify_asker *asker);
 
 /* One question to one node. answer: new reference, set by verify_ask_all; NULL when the node is lost or refused (trouble says why). */

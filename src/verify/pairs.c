@@ -9,11 +9,12 @@
 #include "base/json.h"
 
 enum {
-    OPEN_TIMEOUT_MS = 3000,
-    PROBE_TIMEOUT_MS = 14000,
-    PROBE_QUICK_TIMEOUT_MS = 9000,
-    REDUCE_TIMEOUT_MS = 8000,
-    COUNTERS_TIMEOUT_MS = 2000,
+    /* Of a moment's work, on a machine that may be overloaded while others start on it too. */
+    OPEN_TIMEOUT_MS = 8000,
+    COUNTERS_TIMEOUT_MS = 5000,
+    PROBE_TIMEOUT_MS = 18000,
+    PROBE_QUICK_TIMEOUT_MS = 13000,
+    REDUCE_TIMEOUT_MS = 15000,
     QUICK_ROUNDS = 4,
     REDUCE_BUDGET_MS = 500,
     REDUCE_QUICK_BUDGET_MS = 100,

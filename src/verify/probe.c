@@ -21,7 +21,7 @@ enum {
     SMALL_BYTES = 64,
     LARGE_BYTES = 16384,
     MAX_TRIPS = 400,
-    STEP_MARGIN_MS = 2000, /* beyond what a step should take: then it hangs */
+    STEP_MARGIN_MS = 3000, /* beyond what a step should take: then it hangs */
     SINK_CHUNK_BYTES = 1 << 18,
     FRAME_TRIES = 3,
     FRAME_WAIT_MS = 200,

@@ -40,7 +40,7 @@ struct probe_result {
     int frame_tried, frame_passed; /* bytes; frame_passed 0: no datagram came back at all */
 };
 
-/* At most 12 s (quick: 8 s), most often less than 2 s (0.4 s). On failure err says which step, and *ret has what was measured before it. */
+/* At most 14 s (quick: 10 s), most often less than 2 s (0.4 s). On failure err says which step, and *ret has what was measured before it. */
 int probe_run(const struct probe_target *target, const struct net_secret *secret, struct probe_result *ret, struct err *err);
 
 #endif

@@ -15,7 +15,7 @@ enum {
     NODE_TIMEOUT_MS = 8000, /* lldpcli and getent have 2 s each */
     DOUBTFUL_TIMEOUT_MS = 4500,
     MODEL_TIMEOUT_MS = 15000,
-    CLOCK_TIMEOUT_MS = 2000,
+    CLOCK_TIMEOUT_MS = 5000,
     CLOCK_ROUNDS = 4,
     CLOCK_WARN_MS = 500,
     CLOCK_FAIL_MS = 10000
@@ -23,7 +23,6 @@ enum {
 
 struct run {
     const struct verify_opts *opts;
-    struct verify_result *result;
     struct verify_findings *findings;
     struct verify_asker asker;
     json_t *facts[CLUSTER_MAX_NODES]; /* of each node, or NULL */
@@ -218,12 +217,12 @@ static bool has_broken_links(const struct verify_result *result) {
 
 int verify_run(const struct verify_opts *opts, struct verify_result *ret, struct err *err) {
     int64_t start_ns = clock_mono_ns();
-    struct run run = {.opts = opts, .result = ret, .findings = &ret->findings};
+    struct run run = {.opts = opts, .findings = &ret->findings};
     *ret = (struct verify_result){.n_nodes = opts->n_nodes};
     ret->pairs = calloc((size_t)opts->n_nodes * (size_t)opts->n_nodes, sizeof *ret->pairs);
     if (ret->pairs == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the links of %d nodes", opts->n_nodes);
-    verify_asker_init(&run.asker, opts->nodes, opts->n_nodes, run.findings);
+    verify_asker_init(&run.asker, opts, run.findings);
     name_nodes(opts, ret);
     check_presence(&run);
     struct verify_arena arena = {.asker = &run.asker, .opts = opts, .result = ret};
@@ -240,9 +239,10 @@ int verify_run(const struct verify_opts *opts, struct verify_result *ret, struct
     check_fit(&run);
     for (int i = 0; i < opts->n_nodes; i++)
         json_decref(run.facts[i]);
+    bool is_stopped = run.asker.is_stopped;
     verify_asker_finish(&run.asker);
     ret->seconds = (double)(clock_mono_ns() - start_ns) / 1e9;
-    return 0;
+    return is_stopped ? err_set(err, ERR_CANCELLED, "stopped during verification") : 0;
 }
 
 void verify_result_finish(struct verify_result *result) {

@@ -29,6 +29,7 @@ struct verify_opts {
     const char *model, *revision, *download_dir; /* to be compared over nodes; NULL: not */
     const char *hccn_tool, *npu_smi, *hccn_conf; /* NULL: the usual ones */
     int n_npus;                                  /* on each node; 0: found out */
+    bool (*is_cancelled)(void *ctx);             /* asked at least once a second, with ctx NULL; or NULL */
 };
 
 /* One direction between two nodes. Figures as in probe.h. */
@@ -49,7 +50,7 @@ struct verify_result {
     char names[CLUSTER_MAX_NODES][CLUSTER_NAME_BYTES + NET_ADDR_BYTES + 24]; /* "node 1: host1 (10.0.0.2)" */
 };
 
-/* Fails only for want of memory: whatever else goes wrong is a line. *ret is to be finished either way. */
+/* Fails only for want of memory or when cancelled: whatever else goes wrong is a line. *ret is to be finished either way. */
 int verify_run(const struct verify_opts *opts, struct verify_result *ret, struct err *err);
 void verify_result_finish(struct verify_result *result);
 
