@@ -41,6 +41,8 @@ static int check_verify(const struct options *options, struct err *err) {
 }
 
 static int check_plan(const struct options *options, struct err *err) {
+    if (options->plan.measure && options->plan.memory_bandwidth != NULL)
+        return err_set(err, ERR_INVALID, "--measure and --memory-bandwidth exclude each other");
     return options->model != NULL ? 0 : err_set(err, ERR_INVALID, "which model? usage: %s", options_commands[OPTIONS_PLAN].usage);
 }
 

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cmd/commands.h"
 #include "cmd/plan_launch.h"
+#include "cmd/plan_measure.h"
 #include "cmd/plan_print.h"
 #include "weights/hub.h"
 
@@ -69,6 +70,12 @@ static int choose_nodes(const struct options *o, struct plan_node nodes[COMM_MAX
         n = parse_values("--memory-bandwidth", o->plan.memory_bandwidth, memory_rate_units, "a rate such as 40GB/s", bandwidth, COMM_MAX_NODES, err);
         if (n < 0 || spread_values("--memory-bandwidth", n, n_nodes, bandwidth, err) != 0)
             return -1;
+    }
+    if (o->plan.measure) {
+        if (cmd_plan_measure(&bandwidth[0], err) != 0)
+            return -1;
+        for (int i = 1; i < n_nodes; i++)
+            bandwidth[i] = bandwidth[0];
     }
     for (int i = 0; i < n_nodes; i++) {
         nodes[i] = (struct plan_node){.total_bytes = total, .available_bytes = available, .bandwidth_bps = bandwidth[i]};

@@ -34,6 +34,12 @@ static char *count_text(int64_t n, char ret_text[32]) {
 
 static char *bytes_text(double bytes, char ret_text[16]) { return progress_bytes_text(bytes > 0 ? (uint64_t)bytes : 0, ret_text); }
 
+/* "235.09 B", "596.0 M" */
+static char *params_text(double n, char ret_text[16]) {
+    snprintf(ret_text, 16, n >= 1e9 ? "%.2f B" : "%.1f M", n >= 1e9 ? n / 1e9 : n / 1e6);
+    return ret_text;
+}
+
 /* "3" or "3-7" */
 static char *range_text(int first, int last, char ret_text[32]) {
     snprintf(ret_text, 32, first == last ? "%d" : "%d-%d", first, last);
@@ -54,20 +60,27 @@ static uint64_t all_weights_bytes(const struct plan_view *v) {
     return sum;
 }
 
+/* " as BF16", or of a checkpoint with several formats nothing. */
+static char *packed_text(const struct plan_view *v, char ret_text[32]) {
+    const struct model_config *c = v->ask->config;
+    bool is_gguf = v->ask->store != NULL && weights_store_gguf(v->ask->store) != NULL && !c->quantises;
+    snprintf(ret_text, 32, is_gguf ? "" : " as %s", dtype_name(c->layer_dtype != c->dtype ? c->layer_dtype : v->ask->floats));
+    return ret_text;
+}
+
 static void print_model(const struct plan_view *v, FILE *out) {
     const struct plan_ask *ask = v->ask;
     const struct model_config *c = ask->config;
-    char plain[16], held[16], split[64], length[32];
-    fprintf(out, "%s: %s, %d layers, %.2f billion parameters", v->model, c->architecture, c->n_layers, (double)v->whole.n_params / 1e9);
+    char all[16], active[16], plain[16], held[16], split[64], length[32], packed[32];
+    fprintf(out, "%s: %s, %d layers, %s parameters", v->model, c->architecture, c->n_layers, params_text((double)v->whole.n_params, all));
     if (c->n_experts > 0)
-        fprintf(out, " (%.2f active)", active_params(v) / 1e9);
+        fprintf(out, " (%s active)", params_text(active_params(v), active));
     fprintf(out, ", %s\n", bytes_text((double)v->whole.plain_bytes, plain));
     fprintf(out, "%s: %d rank%s on %d node%s; %d sequences of up to %s tokens, %d tokens a step\n",
             plan_split_text(ask->tp_size, ask->pp_size, ask->expert_parallel, split), v->fit->n_ranks, v->fit->n_ranks > 1 ? "s" : "", ask->n_nodes,
             ask->n_nodes > 1 ? "s" : "", ask->max_seqs, count_text(ask->max_model_len, length), ask->max_step_tokens);
-    fprintf(out, "All ranks together hold %s of weights: packed (%s%s), and what several ranks need, as often as they do\n\n",
-            bytes_text((double)all_weights_bytes(v), held), dtype_name(ask->store != NULL || c->layer_dtype != c->dtype ? c->layer_dtype : ask->floats),
-            ask->store != NULL ? ", as the checkpoint has them" : "");
+    fprintf(out, "The ranks hold %s, packed%s; what several of them need counts for each\n\n", bytes_text((double)all_weights_bytes(v), held),
+            packed_text(v, packed));
 }
 
 static bool rows_alike(const struct plan_rank *a, const struct plan_rank *b) {
@@ -90,7 +103,7 @@ static void print_ranks(const struct plan_view *v, FILE *out) {
                 bytes_text(kv_bytes, kv), bytes_text((double)rank->buffers_bytes, buffers),
                 bytes_text((double)rank->sizes.weights_bytes + kv_bytes + (double)rank->buffers_bytes, total));
     }
-    fprintf(out, "%s\n", has_each ? "(each)" : "");
+    fprintf(out, "%s\n", has_each ? "(each)\n" : "");
 }
 
 static double node_total_bytes(const struct plan_fit *fit, int node) {
@@ -111,14 +124,12 @@ static bool nodes_alike(const struct plan_view *v, int a, int b) {
 
 static void print_nodes(const struct plan_view *v, FILE *out) {
     for (int i = 0, end; i < v->ask->n_nodes; i = end) {
-        char nodes[32], used[16], total[16], available[16];
+        char nodes[32], used[16], total[16], usable[16];
         for (end = i + 1; end < v->ask->n_nodes && nodes_alike(v, i, end);)
             end++;
-        fprintf(out, "%s %s: %s of %s%s", end - i > 1 ? "nodes" : "node", range_text(i, end - 1, nodes), bytes_text(node_total_bytes(v->fit, i), used),
-                bytes_text((double)v->fit->rooms[i].total_bytes, total), end - i > 1 ? " each" : "");
-        if (v->fit->rooms[i].available_bytes < v->fit->rooms[i].total_bytes)
-            fprintf(out, " (%s available)", bytes_text((double)v->fit->rooms[i].available_bytes, available));
-        fprintf(out, "\n");
+        fprintf(out, "%s %s: %s of %s that may be filled%s; memory %s\n", end - i > 1 ? "nodes" : "node", range_text(i, end - 1, nodes),
+                bytes_text(node_total_bytes(v->fit, i), used), bytes_text(plan_fit_usable_bytes(v->ask, i), usable), end - i > 1 ? ", each" : "",
+                bytes_text((double)v->fit->rooms[i].total_bytes, total));
     }
 }
 

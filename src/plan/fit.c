@@ -59,9 +59,9 @@ static void fill_rooms(const struct plan_ask *ask, struct plan_fit *fit) {
 
 static bool has_given_cache(const struct plan_ask *ask) { return ask->limits.n_blocks > 0 || ask->limits.cache_bytes > 0; }
 
-/* Memory that a node may fill, KV cache and all. A size that was given for the cache lifts the share. */
-static double usable_bytes(const struct plan_ask *ask, const struct plan_room *room) {
-    return (double)room->available_bytes - (has_given_cache(ask) ? 0 : (1 - ask->limits.share) * (double)room->total_bytes);
+double plan_fit_usable_bytes(const struct plan_ask *ask, int node) {
+    const struct plan_node *memory = &ask->nodes[node];
+    return (double)memory->available_bytes - (has_given_cache(ask) ? 0 : (1 - ask->limits.share) * (double)memory->total_bytes);
 }
 
 int plan_fit_compute(const struct plan_ask *ask, struct plan_fit *ret, struct err *err) {
@@ -80,7 +80,7 @@ int plan_fit_compute(const struct plan_ask *ask, struct plan_fit *ret, struct er
     double worst = 0;
     for (int i = 0; i < ask->n_nodes; i++) {
         const struct plan_room *room = &ret->rooms[i];
-        double needed = (double)room->promised_bytes, usable = usable_bytes(ask, room);
+        double needed = (double)room->promised_bytes, usable = plan_fit_usable_bytes(ask, i);
         if (has_given_cache(ask))
             needed += (double)ret->n_blocks * (double)room->block_bytes;
         if (needed > usable && needed - usable > worst) {
@@ -98,7 +98,7 @@ bool plan_fit_may_start(const struct plan_ask *ask, const struct plan_fit *fit) 
         const struct plan_room *room = &fit->rooms[i];
         double blocks = is_given ? (double)fit->n_blocks : fit->blocks_per_seq;
         double needed = (double)fit->node_weights_bytes[i] + blocks * (double)room->block_bytes;
-        if (needed > (is_given ? (double)room->total_bytes : usable_bytes(ask, room)))
+        if (needed > (is_given ? (double)room->total_bytes : plan_fit_usable_bytes(ask, i)))
             return false;
     }
     return true;

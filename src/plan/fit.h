@@ -63,6 +63,9 @@ int plan_fit_compute(const struct plan_ask *ask, struct plan_fit *ret, struct er
  */
 bool plan_fit_may_start(const struct plan_ask *ask, const struct plan_fit *fit);
 
+/* Memory that a node may fill, KV cache and all. A size that is given for the cache lifts the share. May be negative. */
+double plan_fit_usable_bytes(const struct plan_ask *ask, int node);
+
 /* Node of a rank when ranks are spread over equal nodes: whole stages where there are enough of them, else evenly. */
 int plan_fit_place(int tp_size, int pp_size, int n_nodes, int rank);
 

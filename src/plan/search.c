@@ -68,11 +68,11 @@ bool plan_search_fastest(const struct plan_ask *ask, const struct plan_load *loa
     as.node_of_rank = NULL;
     as.layers_per_stage[0] = 0;
     for (int tp = 1; fit != NULL && tp <= n_ranks; tp++) {
-        for (int ep = 0; n_ranks % tp == 0 && ep <= (ask->config->n_experts > 0); ep++) {
+        for (int other_way = 0; n_ranks % tp == 0 && other_way <= (ask->config->n_experts > 0); other_way++) {
             struct plan_pace other;
             as.tp_size = tp;
             as.pp_size = n_ranks / tp;
-            as.expert_parallel = ep;
+            as.expert_parallel = ask->expert_parallel != other_way;
             if (!fits(&as, fit))
                 continue;
             plan_pace_compute(&as, fit, load, &other);
