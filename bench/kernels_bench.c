@@ -19,7 +19,7 @@
 #include "kernels/matrix.h"
 #include "kernels/vector.h"
 
-enum { MAX_COLS = 3072, MAX_MATRICES = 512, PANELS_AT_ONCE = 4 };
+enum { MAX_COLS = 3072, MAX_MATRICES = 512, PANELS_AT_ONCE = 4, PART_TOKENS = 512 /* as the model's */, SHORT_CONTEXT = 8192 };
 
 static const int shapes[][2] = {{2048, 1024}, {1024, 1024}, {1024, 1024}, {1024, 2048}, {3072, 1024}, {3072, 1024}, {1024, 3072}};
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
@@ -37,6 +37,7 @@ struct work {
     volatile uint64_t sink;
     struct kernels_attn attn;
     int n_heads;
+    float *attn_out; /* [threads][KERNELS_ATTN_MAX_ROWS][head_dim] */
 };
 
 static void *aligned_new(size_t bytes)
@@ -87,20 +88,22 @@ static void matrices_multiply(void *arg, int thread)
     }
 }
 
+/* Heads and parts of the context, as a decoding step shares them out. */
 static void heads_attend(void *arg, int thread)
 {
     struct work *work = arg;
-    for (;;) {
-        int head = team_take(work->team);
-        if (head >= work->n_heads)
-            return;
+    int n_parts = (work->attn.token_end + PART_TOKENS - 1) / PART_TOKENS;
+    for (int i; (i = team_take(work->team)) < work->n_heads * n_parts;) {
         struct kernels_attn attn = work->attn;
-        int n_blocks = attn.token_end / attn.block_size;
-        attn.k_blocks += (size_t)head * (size_t)n_blocks;
-        attn.v_blocks += (size_t)head * (size_t)n_blocks;
+        size_t first_block = (size_t)(i / n_parts) * (size_t)(attn.token_end / attn.block_size);
+        attn.k_blocks += first_block;
+        attn.v_blocks += first_block;
+        attn.token_begin = i % n_parts * PART_TOKENS;
+        if (attn.token_end > attn.token_begin + PART_TOKENS)
+            attn.token_end = attn.token_begin + PART_TOKENS;
         float *out[KERNELS_ATTN_MAX_ROWS], max[KERNELS_ATTN_MAX_ROWS], sum[KERNELS_ATTN_MAX_ROWS];
-        for (int i = 0; i < attn.n_rows; i++)
-            out[i] = work->out + (size_t)(head * attn.n_rows + i) * (size_t)attn.head_dim;
+        for (int row = 0; row < attn.n_rows; row++)
+            out[row] = work->attn_out + ((size_t)thread * KERNELS_ATTN_MAX_ROWS + (size_t)row) * (size_t)attn.head_dim;
         kernels_attn_partial(&attn, out, max, sum, work->scratch + (size_t)thread * KERNELS_SCRATCH_BYTES);
     }
 }
@@ -195,48 +198,65 @@ static void prefill_measure(struct work *work, int n_tokens, int n_rounds)
     printf("  %d tokens %7.1f GOP/s", n_tokens, matrices_ops(work) / best * 1e-9);
 }
 
-/* Decode of one token with 8 KV heads of 2 query heads over a context of 8192. */
-static void attention_measure(struct work *work, int n_rounds)
+static double attend_best(struct work *work, int n_rounds, double *ret_stream)
 {
-    enum { CONTEXT = 8192, BLOCK = 16, HEAD_DIM = 128, KV_HEADS = 8, ROWS = 2, N_BLOCKS = KV_HEADS * CONTEXT / BLOCK };
-    size_t block_bytes = BLOCK * HEAD_DIM * 2;
-    uint8_t *memory = aligned_new(2 * N_BLOCKS * block_bytes);
-    memset(memory, 0x3c, 2 * N_BLOCKS * block_bytes);
-    const void **blocks = aligned_new(2 * N_BLOCKS * sizeof *blocks);
-    for (size_t i = 0; i < 2 * N_BLOCKS; i++)
-        blocks[i] = memory + i * block_bytes;
-    int limits[ROWS] = {CONTEXT, CONTEXT};
-    const float *q[ROWS] = {work->acts[1].f32, work->acts[1].f32 + HEAD_DIM};
-    work->n_heads = KV_HEADS;
-    work->attn = (struct kernels_attn){DTYPE_BF16, HEAD_DIM, BLOCK, 0.088f, blocks, blocks + N_BLOCKS, 0, CONTEXT, ROWS, q, limits};
-    double best = 1e9, best_stream = 1e9;
+    double best = 1e9;
+    *ret_stream = 1e9;
     for (int i = 0; i < n_rounds; i++) {
         double stream = seconds(work, stream_read), time = seconds(work, heads_attend);
-        best_stream = stream < best_stream ? stream : best_stream;
+        *ret_stream = stream < *ret_stream ? stream : *ret_stream;
         best = time < best ? time : best;
     }
-    double rate = (double)(2 * N_BLOCKS * block_bytes) / best * 1e-9, limit = (double)work->n_stream * 8 / best_stream * 1e-9;
-    printf("attention, 1 token, context %d: %.2f GB/s of %.2f (%.0f %%)", CONTEXT, rate, limit, 100 * rate / limit);
+    return best;
+}
 
-    /* Prefill: 32 tokens of 2 heads at the end of a context of 512. */
-    int prefill_limits[KERNELS_ATTN_MAX_ROWS];
-    const float *prefill_q[KERNELS_ATTN_MAX_ROWS];
-    for (int i = 0; i < KERNELS_ATTN_MAX_ROWS; i++) {
-        prefill_limits[i] = 512 - 31 + i / 2;
-        prefill_q[i] = work->acts[1].f32 + i * HEAD_DIM;
+/* One layer's attention for one new token, n_rows query heads on each of n_heads KV heads, beside the bytes of KV cache that it reads. */
+static void decode_attend_measure(struct work *work, const char *who, enum dtype kv_dtype, int n_heads, int n_rows, int context, int n_rounds)
+{
+    enum { BLOCK = 16, HEAD_DIM = 128 };
+    size_t block_bytes = BLOCK * dtype_row_bytes(kv_dtype, HEAD_DIM), n_blocks = (size_t)n_heads * (size_t)(context / BLOCK);
+    uint8_t *memory = aligned_new(2 * n_blocks * block_bytes);
+    memset(memory, 0x3c, 2 * n_blocks * block_bytes); /* sane as BF16, as 8 bits and as a scale */
+    const void **blocks = aligned_new(2 * n_blocks * sizeof *blocks);
+    int limits[KERNELS_ATTN_MAX_ROWS];
+    const float *q[KERNELS_ATTN_MAX_ROWS];
+    for (size_t i = 0; i < 2 * n_blocks; i++)
+        blocks[i] = memory + i * block_bytes;
+    for (int i = 0; i < n_rows; i++) {
+        limits[i] = context;
+        q[i] = work->acts[1].f32 + (size_t)i * HEAD_DIM;
     }
-    work->attn.n_rows = KERNELS_ATTN_MAX_ROWS;
-    work->attn.q = prefill_q;
-    work->attn.row_limit = prefill_limits;
-    work->attn.token_end = 512;
-    best = 1e9;
-    for (int i = 0; i < n_rounds; i++) {
-        double time = seconds(work, heads_attend);
-        best = time < best ? time : best;
+    work->n_heads = n_heads;
+    work->attn = (struct kernels_attn){kv_dtype, HEAD_DIM, BLOCK, 0.088f, blocks, blocks + n_blocks, 0, context, n_rows, q, limits};
+    double stream, best = attend_best(work, n_rounds, &stream);
+    double rate = (double)(2 * n_blocks * block_bytes) / best * 1e-9, limit = (double)work->n_stream * 8 / stream * 1e-9;
+    printf("  %s, KV %s, context %5d: %7.3f ms a layer, %6.1f MB of KV cache read, %6.2f GB/s of %6.2f (%3.0f %%)\n", who, dtype_name(kv_dtype),
+           context, best * 1e3, (double)(2 * n_blocks * block_bytes) * 1e-6, rate, limit, 100 * rate / limit);
+    fflush(stdout);
+
+    if (context == SHORT_CONTEXT) { /* prefill: 64 rows at the end of a context of 512 */
+        for (int i = 0; i < KERNELS_ATTN_MAX_ROWS; i++) {
+            limits[i] = PART_TOKENS - (KERNELS_ATTN_MAX_ROWS - 1 - i) / n_rows;
+            q[i] = work->acts[1].f32 + (size_t)i * HEAD_DIM;
+        }
+        work->attn.n_rows = KERNELS_ATTN_MAX_ROWS;
+        work->attn.token_end = PART_TOKENS;
+        best = attend_best(work, n_rounds, &stream);
+        printf("  %s, KV %s, prefill of 512: %.1f GOP/s\n", who, dtype_name(kv_dtype),
+               4.0 * n_heads * KERNELS_ATTN_MAX_ROWS * PART_TOKENS * HEAD_DIM / best * 1e-9);
     }
-    printf("; prefill %.1f GOP/s\n", 4.0 * KV_HEADS * KERNELS_ATTN_MAX_ROWS * 512 * HEAD_DIM / best * 1e-9);
     free(memory);
     free(blocks);
+}
+
+static void attention_measure(struct work *work, int n_rounds)
+{
+    static const enum dtype formats[] = {DTYPE_BF16, DTYPE_I8};
+    for (int f = 0; f < 2; f++)
+        for (int context = SHORT_CONTEXT; context <= 4 * SHORT_CONTEXT; context *= 4) {
+            decode_attend_measure(work, "16 heads on 8", formats[f], 8, 2, context, n_rounds);
+            decode_attend_measure(work, "64 heads on 4", formats[f], 4, 16, context, n_rounds);
+        }
 }
 
 int main(int argc, char **argv)
@@ -270,6 +290,7 @@ int main(int argc, char **argv)
     memset(stream, 1, work->n_stream * 8);
     work->stream = stream;
     work->scratch = aligned_new((size_t)max_threads * KERNELS_SCRATCH_BYTES);
+    work->attn_out = aligned_new((size_t)max_threads * KERNELS_ATTN_MAX_ROWS * 128 * sizeof(float));
     acts_make(work, n_tokens < 16 ? 16 : n_tokens);
     for (int dtype = 0; dtype < DTYPE_COUNT; dtype++) {
         if (only && strcmp(only, dtype_name((enum dtype)dtype)) != 0)
@@ -299,7 +320,7 @@ int main(int argc, char **argv)
             fprintf(stderr, "kernels_bench: %s\n", err.msg);
             return 1;
         }
-        printf("%s %d thread%s ", kernels_isa_name(isa), n, n > 1 ? "s" : " ");
+        printf("%s %d thread%s: attention\n", kernels_isa_name(isa), n, n > 1 ? "s" : "");
         attention_measure(work, n_rounds);
         team_destroy(work->team);
     }

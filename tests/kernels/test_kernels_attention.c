@@ -190,9 +190,46 @@ static void test_attention(void **state)
     }
 }
 
+/* Eight bits: within half a level of what was stored; and what is not finite does not become a number. */
+static void test_store_i8(void **state)
+{
+    (void)state;
+    enum { DIM = 72, BLOCK = 3 };
+    float row[DIM], read[DIM], greatest;
+    uint8_t block[BLOCK * (DIM + sizeof(float))] __attribute__((aligned(8)));
+    for (int round = 0; round < 200; round++) {
+        float size = powf(10, (float)check_random_int(-30, 30));
+        int slot = check_random_int(0, BLOCK - 1);
+        check_random_floats(row, DIM);
+        greatest = 0;
+        for (int d = 0; d < DIM; d++)
+            greatest = fmaxf(greatest, fabsf(row[d] *= size));
+        kernels_kv_store(DTYPE_I8, row, DIM, BLOCK, block, slot);
+        kernels_kv_load(DTYPE_I8, block, DIM, BLOCK, slot, read);
+        for (int d = 0; d < DIM; d++)
+            if (!(fabsf(read[d] - row[d]) <= greatest / 127 * 0.5001f))
+                fail_msg("%.9g reads as %.9g beside %.9g", row[d], read[d], greatest);
+    }
+    memset(row, 0, sizeof row);
+    row[5] = -1e-42f; /* no scale can be made of it */
+    kernels_kv_store(DTYPE_I8, row, DIM, BLOCK, block, 0);
+    kernels_kv_load(DTYPE_I8, block, DIM, BLOCK, 0, read);
+    for (int d = 0; d < DIM; d++)
+        assert_true(read[d] == 0);
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        check_random_floats(row, DIM);
+        row[check_random_int(0, DIM - 1)] = bad[i];
+        kernels_kv_store(DTYPE_I8, row, DIM, BLOCK, block, 1);
+        kernels_kv_load(DTYPE_I8, block, DIM, BLOCK, 1, read);
+        for (int d = 0; d < DIM; d++)
+            assert_false(isfinite(read[d]));
+    }
+}
+
 int main(void)
 {
     check_seed();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_attention)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_attention), cmocka_unit_test(test_store_i8)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

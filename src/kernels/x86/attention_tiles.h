@@ -30,11 +30,12 @@ enum { TOKENS = 32, MAX_DIM = 256, MAX_ROWS = KERNELS_ATTN_MAX_ROWS, PAIR = 2 * 
 
 struct scratch_attn {
     float rows[TOKENS * MAX_DIM];    /* [TOKENS][padded]: a tile's keys, then its values, converted */
-    float q[MAX_ROWS][MAX_DIM];      /* queries in the order of the columns, zeros up to whole pairs of vectors */
-    float sums[MAX_ROWS][MAX_DIM];   /* weighted sums of values, likewise */
+    float q[MAX_ROWS * MAX_DIM];     /* [n_rows][padded]: queries in the order of the columns, zeros up to whole pairs of vectors */
+    float sums[MAX_ROWS * MAX_DIM];  /* [n_rows][padded]: weighted sums of values, likewise */
     float weights[MAX_ROWS][TOKENS]; /* scores, then their exponentials */
     float rescale[MAX_ROWS];         /* of the sums so far, after this tile's maximum */
     float key_scale[TOKENS], value_scale[TOKENS];
+    size_t padded; /* head_dim up to whole pairs of vectors; rows that close together fall into different sets of the caches */
 };
 
 _Static_assert(sizeof(struct scratch_attn) <= KERNELS_SCRATCH_BYTES, "scratch");
@@ -108,10 +109,39 @@ KERNELS_INLINE void tile_convert(enum rows_form form, int head_dim, int padded, 
     }
 }
 
-/* Where column d of a row stands in queries and sums. */
-static inline int column_at(enum rows_form form, int d)
+/* A query to the order of its form's columns, with zeros up to whole pairs of vectors. */
+static void query_order(enum rows_form form, const float *in, int head_dim, int padded, float *out)
 {
-    return form == ROWS_BF16 ? d / PAIR * PAIR + d % PAIR / 2 + d % 2 * LANES : d;
+    if (form != ROWS_BF16) {
+        memcpy(out, in, (size_t)head_dim * sizeof *out);
+        memset(out + head_dim, 0, (size_t)(padded - head_dim) * sizeof *out);
+        return;
+    }
+    float last[PAIR] = {0};
+    memcpy(last, in + head_dim / PAIR * PAIR, (size_t)(head_dim % PAIR) * sizeof *last);
+    for (int d = 0; d < padded; d += PAIR) {
+        const float *from = d + PAIR <= head_dim ? in + d : last;
+        for (int i = 0; i < LANES; i++) {
+            out[d + i] = from[2 * i];
+            out[d + LANES + i] = from[2 * i + 1];
+        }
+    }
+}
+
+/* And a sum back from it. */
+static void sum_order(enum rows_form form, const float *in, int head_dim, float *out)
+{
+    if (form != ROWS_BF16) {
+        memcpy(out, in, (size_t)head_dim * sizeof *out);
+        return;
+    }
+    for (int d = 0; d < head_dim; d += PAIR) {
+        int n = head_dim - d < PAIR ? (head_dim - d) / 2 : LANES;
+        for (int i = 0; i < n; i++) {
+            out[d + 2 * i] = in[d + i];
+            out[d + 2 * i + 1] = in[d + LANES + i];
+        }
+    }
 }
 
 /* weights[row][0 … n) = key_scale · q · key for n_rows rows; keys come in fours. */
@@ -129,7 +159,7 @@ KERNELS_INLINE void scores(enum rows_form form, const struct tile *tile, int hea
         for (; d + PAIR <= head_dim; d += PAIR) {
             KERNELS_UNROLL
             for (int r = 0; r < n_rows; r++)
-                pair_load(ROWS_F32, scratch->q[first_row + r], d, q[r]);
+                pair_load(ROWS_F32, scratch->q + (size_t)(first_row + r) * scratch->padded, d, q[r]);
             KERNELS_UNROLL
             for (int i = 0; i < 4; i++) {
                 pair_load(form, tile->rows[token + i], d, key);
@@ -141,7 +171,7 @@ KERNELS_INLINE void scores(enum rows_form form, const struct tile *tile, int hea
         for (int i = 0; d < head_dim && i < 4; i++) {
             tail_load(form, tile->rows[token + i], d, head_dim, key);
             for (int r = 0; r < n_rows; r++) {
-                pair_load(ROWS_F32, scratch->q[first_row + r], d, q[r]);
+                pair_load(ROWS_F32, scratch->q + (size_t)(first_row + r) * scratch->padded, d, q[r]);
                 acc[r][i] = vec_fma(q[r][1], key[1], vec_fma(q[r][0], key[0], acc[r][i]));
             }
         }
@@ -186,7 +216,7 @@ KERNELS_INLINE void values_add(enum rows_form form, const struct tile *tile, int
     for (int r = 0; r < n_rows; r++) {
         KERNELS_UNROLL
         for (int v = 0; v < n_vectors; v++)
-            acc[r][v] = vec_mul(vec_load(scratch->sums[first_row + r] + d + v * LANES), vec_set(scratch->rescale[first_row + r]));
+            acc[r][v] = vec_mul(vec_load(scratch->sums + (size_t)(first_row + r) * scratch->padded + d + v * LANES), vec_set(scratch->rescale[first_row + r]));
     }
     for (int token = 0; token < n; token++) {
         vec weight[ROWS], value[4];
@@ -209,7 +239,7 @@ KERNELS_INLINE void values_add(enum rows_form form, const struct tile *tile, int
     for (int r = 0; r < n_rows; r++) {
         KERNELS_UNROLL
         for (int v = 0; v < n_vectors; v++)
-            vec_store(scratch->sums[first_row + r] + d + v * LANES, acc[r][v]);
+            vec_store(scratch->sums + (size_t)(first_row + r) * scratch->padded + d + v * LANES, acc[r][v]);
     }
 }
 
@@ -267,7 +297,7 @@ static void weights_scale(float weights[TOKENS], const float scales[TOKENS])
 KERNELS_INLINE void tiles_walk(enum rows_form kv_form, enum rows_form form, const struct kernels_attn *attn, int end, float *row_max,
                                float *row_sum, struct scratch_attn *scratch)
 {
-    int padded = (attn->head_dim + PAIR - 1) / PAIR * PAIR, head_dim = form == kv_form ? attn->head_dim : padded;
+    int padded = (int)scratch->padded, head_dim = form == kv_form ? attn->head_dim : padded;
     struct tile keys[2], vals; /* this tile's keys and the next one's */
     int at = 0;
     tile_find(kv_form, attn, attn->k_blocks, attn->token_begin, end - attn->token_begin < TOKENS ? end - attn->token_begin : TOKENS, &keys[0]);
@@ -301,17 +331,16 @@ static void attn_partial_tiles(const struct kernels_attn *attn, float *const *ou
 {
     struct scratch_attn *scratch = memory;
     enum rows_form form = attn->kv_dtype == DTYPE_F32 ? ROWS_F32 : attn->kv_dtype == DTYPE_BF16 ? ROWS_BF16 : ROWS_I8;
-    int head_dim = attn->head_dim, padded = (head_dim + PAIR - 1) / PAIR * PAIR, end = attn->token_begin;
+    int head_dim = attn->head_dim, end = attn->token_begin;
+    size_t padded = scratch->padded = (size_t)(head_dim + PAIR - 1) / PAIR * PAIR;
     bool is_direct = attn->n_rows <= ROWS;
     for (int i = 0; i < attn->n_rows; i++) {
         row_max[i] = -INFINITY;
         row_sum[i] = 0;
         int limit = attn->row_limit[i] < attn->token_end ? attn->row_limit[i] : attn->token_end;
         end = limit > end ? limit : end; /* what no row sees is not read */
-        memset(scratch->sums[i], 0, (size_t)padded * sizeof(float));
-        memset(scratch->q[i], 0, (size_t)padded * sizeof(float));
-        for (int d = 0; d < head_dim; d++)
-            scratch->q[i][column_at(form, d)] = attn->q[i][d];
+        memset(scratch->sums + (size_t)i * padded, 0, padded * sizeof(float));
+        query_order(form, attn->q[i], head_dim, (int)padded, scratch->q + (size_t)i * padded);
     }
     if (form == ROWS_F32)
         tiles_walk(ROWS_F32, ROWS_F32, attn, end, row_max, row_sum, scratch);
@@ -324,8 +353,7 @@ static void attn_partial_tiles(const struct kernels_attn *attn, float *const *ou
     else
         tiles_walk(ROWS_I8, ROWS_F32, attn, end, row_max, row_sum, scratch);
     for (int i = 0; i < attn->n_rows; i++)
-        for (int d = 0; d < head_dim; d++)
-            out[i][d] = scratch->sums[i][column_at(form, d)];
+        sum_order(form, scratch->sums + (size_t)i * padded, head_dim, out[i]);
 }
 
 #endif
