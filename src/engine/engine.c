@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "engine/engine_state.h"
 
-enum { IDLE_WAIT_MS = 500 };
+enum { IDLE_WAIT_MS = 500, LEAST_AHEAD_MS = 2 };
 
 /* An event for the reader, who is woken when the next step is on its way. */
 static void tell(struct engine *engine, const struct engine_choice *choice, struct engine_event *event) {
@@ -148,6 +148,7 @@ static int send_step(struct engine *engine, const struct sched_plan *plan, struc
     flight->number = engine->next_step++;
     flight->sent_ns = clock_mono_ns();
     flight->n_entries = plan->n_entries;
+    flight->n_tokens = plan->n_tokens;
     for (int i = 0; i < plan->n_entries; i++) {
         struct engine_choice *choice = plan->entries[i].seq->owner;
         flight->choices[i] = choice;
@@ -217,13 +218,41 @@ static void take_token(struct engine *engine, struct engine_choice *choice, cons
         choice_finish(engine, choice, &(struct engine_event){.finish = ENGINE_FINISH_LENGTH, .stop_token = -1});
 }
 
+/* When the ranks began with the oldest step under way. */
+static int64_t begin_of(const struct engine *engine, const struct flight *flight) {
+    return flight->sent_ns > engine->landed_ns ? flight->sent_ns : engine->landed_ns;
+}
+
+static int64_t *usual_of(struct engine *engine, const struct flight *flight) {
+    int size = 0;
+    while (size < STEP_SIZES - 1 && flight->n_tokens >> size > 1)
+        size++;
+    return &engine->usual_ns[size];
+}
+
+/*
+ * A step that runs ahead is of use only when the one before ends, and who comes in the meantime would have to wait for both. So it
+ * is planned when that one is three quarters done, as far as is known. Returns the milliseconds until then.
+ */
+static int wait_ahead_ms(struct engine *engine) {
+    const struct flight *flight = &engine->flights[engine->first_flight];
+    if (engine->n_flights == 0 || engine->n_flights < engine->opts.sched.n_stages)
+        return 0;
+    int64_t usual_ns = *usual_of(engine, flight);
+    if (usual_ns / 4 < LEAST_AHEAD_MS * INT64_C(1000000))
+        return 0;
+    int64_t wait_ns = begin_of(engine, flight) + usual_ns / 4 * 3 - clock_mono_ns();
+    return wait_ns < 0 ? 0 : (int)(wait_ns / 1000000);
+}
+
 static int take_result(struct engine *engine, const struct exec_result *result, struct err *err) {
     struct flight *flight = &engine->flights[engine->first_flight];
     if (engine->n_flights == 0 || result->number != flight->number)
         return err_set(err, ERR_PEER, "the ranks answered step %llu, which is not the next in flight", (unsigned long long)result->number);
-    int64_t now_ns = clock_mono_ns(), begin_ns = flight->sent_ns > engine->landed_ns ? flight->sent_ns : engine->landed_ns;
-    engine->now.step_seconds_sum += (double)(now_ns - begin_ns) * 1e-9;
+    int64_t now_ns = clock_mono_ns(), took_ns = now_ns - begin_of(engine, flight), *usual_ns = usual_of(engine, flight);
+    engine->now.step_seconds_sum += (double)took_ns * 1e-9;
     engine->landed_ns = now_ns;
+    *usual_ns = *usual_ns == 0 || took_ns < *usual_ns ? took_ns : *usual_ns + (took_ns - *usual_ns) / 8; /* falls at once, rises slowly */
     engine->first_flight = (engine->first_flight + 1) % MAX_IN_FLIGHT;
     engine->n_flights--;
     for (int i = 0; i < flight->n_entries; i++)
@@ -248,15 +277,17 @@ static void drain_wake_fd(struct engine *engine) {
 static int engine_turn(struct engine *engine, struct err *err) {
     struct sched_plan plan;
     struct exec_result result;
+    int wait_ms = 0;
     run_jobs(engine);
-    while (engine->n_flights < engine->most_flights && sched_plan_next(engine->sched, engine->most_flights - engine->n_flights, &plan))
+    while (engine->n_flights < engine->most_flights && (wait_ms = wait_ahead_ms(engine)) == 0 &&
+           sched_plan_next(engine->sched, engine->most_flights - engine->n_flights, &plan))
         if (send_step(engine, &plan, err) != 0)
             return -1;
     engine_publish_stats(engine);
     wake_readers(engine);
     reap_streams(engine);
     engine_log_stats(engine);
-    int n = exec_driver_next(engine->opts.driver, engine->wake_fd, IDLE_WAIT_MS, &result, err);
+    int n = exec_driver_next(engine->opts.driver, engine->wake_fd, wait_ms > 0 && wait_ms < IDLE_WAIT_MS ? wait_ms : IDLE_WAIT_MS, &result, err);
     if (n < 0)
         return -1;
     drain_wake_fd(engine);

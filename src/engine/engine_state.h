@@ -9,7 +9,7 @@
 #include "engine/stream.h"
 #include "exec/queue.h"
 
-enum { MAX_IN_FLIGHT = EXEC_MAX_IN_FLIGHT / 2 };
+enum { MAX_IN_FLIGHT = EXEC_MAX_IN_FLIGHT / 2, STEP_SIZES = 32 };
 
 /* One continuation of one prompt. Engine thread only. */
 struct engine_choice {
@@ -41,7 +41,7 @@ struct job {
 struct flight {
     uint64_t number;
     int64_t sent_ns;
-    int n_entries;
+    int n_entries, n_tokens;
     struct engine_choice **choices; /* [max_seqs] */
 };
 
@@ -58,6 +58,7 @@ struct engine {
     uint64_t next_step;
     struct exec_entry *entries; /* [max_seqs], for the step being sent */
     int64_t landed_ns;          /* when the latest result came */
+    int64_t usual_ns[STEP_SIZES]; /* how long a step takes at least, by the logarithm of its tokens; 0: not known */
     int64_t logged_ms;
     struct engine_stats logged; /* as they were then */
     struct engine_stats now;    /* as counted by the engine thread; published once a turn */
