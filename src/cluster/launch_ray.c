@@ -233,7 +233,7 @@ static int submit(struct cluster *cluster, int index, const char *program, const
                                         .node_id = job->node_id,
                                         .n_cpus = job->n_cpus,
                                         .working_dir = working_dir,
-                                        .ranks = ranks,
+                                        .ranks = cluster->opts.is_survey ? NULL : ranks,
                                         .env = env};
         job->is_submitted = true;
         result = cluster_ray_submit(&launch->ray, &order, err);

@@ -67,7 +67,7 @@ static void open_servers(struct verify_arena *arena) {
 
 static void take_probe(struct verify_arena *arena, int from, int to, struct verify_ask *ask) {
     struct verify_pair *pair = pair_of(arena->result, from, to);
-    pair->is_measured = true;
+    pair->is_measured = ask->answer != NULL || !arena->asker->is_lost[from]; /* a lost node has its line already */
     const char *trouble = ask->answer == NULL ? ask->trouble : json_string_value(json_object_get(ask->answer, "trouble"));
     verify_clean_text(trouble == NULL ? "" : trouble, pair->trouble, sizeof pair->trouble);
     const json_t *figures = ask->answer;
