@@ -412,7 +412,8 @@ static int head_rank(struct kit_seat *seat) {
     if (exec_head_sample(head, &step, &slots, rows, n_rows, &outcome->results[seat->rank], &seat->err) != 0)
         goto done;
     outcome->bytes[seat->rank] = exec_head_traffic(head).bytes;
-    outcome->whole_rows = exec_head_traffic(head).whole_rows;
+    if (seat->rank == 0)
+        outcome->whole_rows = exec_head_traffic(head).whole_rows;
     rc = 0;
 done:
     exec_slots_finish(&slots);
