@@ -79,7 +79,8 @@ int engine_submit(struct engine *engine, const struct engine_request *requests, 
     int n_active = atomic_fetch_add(&engine->n_active, n_choices);
     if (engine->opts.max_active > 0 && n_active + n_choices > engine->opts.max_active) {
         atomic_fetch_sub(&engine->n_active, n_choices);
-        return err_set(err, ERR_LIMIT, "the server is full: %d requests wait or run, %d may", n_active, engine->opts.max_active);
+        return err_set(err, ERR_LIMIT, "the server is full: %d requests wait or run, and %d more would pass the limit of %d", n_active, n_choices,
+                       engine->opts.max_active);
     }
     struct engine_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL) {
