@@ -84,13 +84,15 @@ int exec_driver_next(struct exec_driver *driver, int wake_fd, int timeout_ms, st
     return 1;
 }
 
+static enum sched_policy start_policy;
+
 static struct engine *start(int n_blocks, int n_stages, int max_active) {
     struct engine *engine;
     struct err err;
     static const int32_t eos[] = {EOS};
     struct engine_opts opts = {
         .sched = {.max_seqs = MAX_SEQS, .max_step_tokens = 32, .max_model_len = 200, .block_size = 4, .n_blocks = n_blocks, .n_stages = n_stages,
-                  .max_awaited = n_stages == 1 ? 2 : 1, .prefix_caching = true},
+                  .max_awaited = n_stages == 1 ? 2 : 1, .prefix_caching = true, .policy = start_policy},
         .max_active = max_active,
         .eos = eos,
         .n_eos = 1,
@@ -319,6 +321,36 @@ static void test_blocks_of_who_leaves_are_free_for_the_next_step(void **state) {
     engine_destroy(engine);
 }
 
+/* Three that cannot run together: the most urgent goes before the one that came earlier. */
+static void test_priority(void **state) {
+    (void)state;
+    start_policy = SCHED_PRIORITY;
+    struct engine *engine = start(40, 1, 0);
+    start_policy = SCHED_FCFS;
+    struct engine_stream *streams[3];
+    struct engine_event finish;
+    struct err err;
+    int32_t prompt[100] = {0};
+    struct exec_sampling sampling = plain(5);
+    struct engine_request request = {.prompt = prompt, .n_prompt = 100, .n_choices = 1, .sampling = &sampling};
+    static const int priorities[] = {7, 5, -1};
+    atomic_store(&fake_is_held, 1);
+    for (int i = 0; i < 3; i++) {
+        prompt[0] = i; /* nothing to share */
+        sampling.seed = (uint64_t)i;
+        request.priority = priorities[i];
+        assert_int_equal(engine_submit(engine, &request, 1, &streams[i], &err), 0);
+        wait_for(&fake_n_held, 2); /* the first has begun before the others come */
+    }
+    atomic_store(&fake_is_held, 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(read_all(streams[i], 100, &finish), 5);
+        engine_stream_close(streams[i]);
+    }
+    assert_true(atomic_load(&fake_fresh_step[2]) < atomic_load(&fake_fresh_step[1]));
+    engine_destroy(engine);
+}
+
 /* A batch for each stage is under way before the first result comes; with one stage, a step behind the one that is computed. */
 static void test_stages_are_kept_busy(void **state) {
     (void)state;
@@ -419,6 +451,7 @@ int main(void) {
         cmocka_unit_test(test_many_clients_with_preemption), cmocka_unit_test(test_failure_reaches_all_at_once),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_blocks_of_who_leaves_are_free_for_the_next_step),
+        cmocka_unit_test(test_priority),
         cmocka_unit_test(test_stages_are_kept_busy),
         cmocka_unit_test(test_a_reader_that_never_reads_holds_nobody_up),
         cmocka_unit_test(test_prompts_are_cached_and_counted),
