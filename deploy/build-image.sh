@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the container image: the program and its libraries from scratch (some 25 MB), or on a base with Ray (deploy/make-base.sh).
 # usage: build-image.sh PROGRAM [TAG] [BASE_IMAGE]       TAG: shoal:latest
+# The base must have been made for this program: it has the libraries that the program was linked with then.
 # ENGINE: buildah (default, where it is there), podman or docker; ENGINE_ARGS: further arguments of it, before its command.
 set -euo pipefail
 program=${1:?usage: build-image.sh PROGRAM [TAG] [BASE_IMAGE]}
