@@ -1,10 +1,20 @@
 /* Which instruction sets this CPU and its system offer (cpuid, xgetbv through the compiler's run time), and the fills in order. */
+#include <cpuid.h>
+#include <stdbool.h>
+
 #include "kernels/x86/x86.h"
+
+/* Leaf 1: clang 14's run time has no name for this one. */
+static bool has_f16c(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
 
 enum kernels_isa kernels_x86_detect(void)
 {
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
         return KERNELS_ISA_C;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
         !__builtin_cpu_supports("avx512dq"))
