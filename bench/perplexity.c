@@ -109,9 +109,11 @@ finish_text:
 static int open_model(struct run *run, const struct args *args, struct err *err) {
     model_progress progress = 0;
     kernels_setup(kernels_isa_detect());
-    if (weights_store_open(args->model, &run->store, err) != 0 || model_config_load(args->model, run->store, NULL, &run->config, err) != 0 ||
+    if (weights_store_open(args->model, &run->store, err) != 0 ||
+        model_config_load(args->model, run->store, NULL, &run->config, err) != 0 ||
         model_config_quantize(&run->config, run->store, args->quantization, err) != 0 ||
-        model_split_compute(&run->config, 1, 1, false, NULL, 0, &run->split, err) != 0 || team_create(args->n_threads, NULL, &run->team, err) != 0)
+        model_split_compute(&run->config, 1, 1, false, NULL, 0, &run->split, err) != 0 ||
+        team_create(args->n_threads, NULL, &run->team, err) != 0)
         return -1;
     int n_blocks = (args->window + BLOCK_SIZE - 1) / BLOCK_SIZE;
     struct model_opts opts = {.team = run->team,
@@ -120,8 +122,8 @@ static int open_model(struct run *run, const struct args *args, struct err *err)
                               .max_step_tokens = STEP_TOKENS,
                               .max_step_seqs = 1,
                               .max_context = args->window};
-    if (model_create(&run->config, &run->split, &opts, &run->model, err) != 0 || model_load(run->model, run->store, &progress, NULL, err) != 0 ||
-        model_kv_create(run->model, n_blocks, err) != 0)
+    if (model_create(&run->config, &run->split, &opts, &run->model, err) != 0 ||
+        model_load(run->model, run->store, &progress, NULL, err) != 0 || model_kv_create(run->model, n_blocks, err) != 0)
         return -1;
     run->blocks = calloc((size_t)n_blocks, sizeof *run->blocks);
     run->logits = malloc((size_t)STEP_TOKENS * (size_t)run->config.n_vocab * sizeof *run->logits);
@@ -132,7 +134,8 @@ static int open_model(struct run *run, const struct args *args, struct err *err)
         run->blocks[i] = i;
     for (int i = 0; i < run->ids.n_ids; i++)
         if (run->ids.ids[i] >= run->config.n_vocab)
-            return err_set(err, ERR_INVALID, "token %d of the text is not in the model's vocabulary of %d", run->ids.ids[i], run->config.n_vocab);
+            return err_set(err, ERR_INVALID, "token %d of the text is not in the model's vocabulary of %d", run->ids.ids[i],
+                           run->config.n_vocab);
     return 0;
 }
 

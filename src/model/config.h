@@ -37,7 +37,8 @@ struct model_config {
     bool tied;              /* output head = embedding */
     enum dtype dtype;       /* of the checkpoint's float weights, from "dtype"/"torch_dtype" */
     enum weights_quant_method quant; /* how the checkpoint itself is quantised (safetensors) */
-    enum dtype layer_dtype; /* of the layers' matrices, routers aside: dtype, or what a quantised checkpoint or --quantization makes of them */
+    /* Of the layers' matrices, routers aside: dtype, or what a quantised checkpoint or --quantization makes of them. */
+    enum dtype layer_dtype;
     bool quantises;         /* layer_dtype comes from --quantization: floats are encoded on load */
     int weight_block;       /* FFN columns that must stay on one rank: the block of a quantised format, else 1 */
     int32_t eos[MODEL_MAX_EOS]; /* from config and generation_config */

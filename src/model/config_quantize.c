@@ -50,6 +50,7 @@ int model_config_quantize(struct model_config *config, const struct weights_stor
             return 0;
         }
     }
-    return err_set(err, ERR_INVALID, "--quantization %.40s does not fit: the model is %s; possible are %s, or to leave the option out", method, is,
-                   possible);
+    return err_set(err, ERR_INVALID,
+                   "--quantization %.40s does not fit: the model is %s; possible are %s, or to leave the option out", method,
+                   is, possible);
 }

@@ -25,7 +25,8 @@ static int parse_gptq(const json_t *json, struct weights_quant *quant, struct er
     if (bits != 4)
         return err_set(err, ERR_UNSUPPORTED, "gptq with \"bits\": %lld is not supported; 4 bits are", (long long)bits);
     if (group < 32 || group % 32 != 0)
-        return err_set(err, ERR_UNSUPPORTED, "gptq with \"group_size\": %lld is not supported; multiples of 32 are, such as 128", (long long)group);
+        return err_set(err, ERR_UNSUPPORTED, "gptq with \"group_size\": %lld is not supported; multiples of 32 are, such as 128",
+                       (long long)group);
     if (desc_act)
         return err_set(err, ERR_UNSUPPORTED, "gptq with \"desc_act\": true (columns in another order) is not supported");
     if (strcmp(format, "gptq") != 0 && strcmp(format, "gptq_v2") != 0)
@@ -44,7 +45,8 @@ static int parse_fp8(const json_t *json, struct weights_quant *quant, struct err
     if (strcmp(scheme, "dynamic") != 0)
         return err_set(err, ERR_UNSUPPORTED, "fp8 with \"activation_scheme\": \"%.40s\" is not supported; dynamic is", scheme);
     if (block == NULL || json_is_null(block))
-        return err_set(err, ERR_UNSUPPORTED, "fp8 with one scale per tensor (no \"weight_block_size\") is not supported; blocks of [128, 128] are");
+        return err_set(err, ERR_UNSUPPORTED,
+                       "fp8 with one scale per tensor (no \"weight_block_size\") is not supported; blocks of [128, 128] are");
     json_int_t rows = json_integer_value(json_array_get(block, 0)), cols = json_integer_value(json_array_get(block, 1));
     if (json_array_size(block) != 2 || rows < 16 || rows > MAX_GROUP || rows % 16 != 0 || cols < 32 || cols > MAX_GROUP || cols % 32 != 0)
         return err_set(err, ERR_UNSUPPORTED, "fp8's \"weight_block_size\" should be multiples of [16, 32], such as [128, 128]");
@@ -65,8 +67,8 @@ int weights_quant_parse(const json_t *config, struct weights_quant *ret, struct 
             rc = parse_fp8(json, &quant, err);
         else
             rc = err_set(err, ERR_UNSUPPORTED,
-                         "the checkpoint is quantised with %.40s%s%.40s, which is not supported; gptq (4 bits in groups), fp8 (in blocks) and GGUF"
-                         " files are",
+                         "the checkpoint is quantised with %.40s%s%.40s, which is not supported; gptq (4 bits in groups), fp8 (in blocks) and"
+                         " GGUF files are",
                          method != NULL ? method : "", method != NULL && algorithm != NULL ? " " : "",
                          algorithm != NULL ? algorithm : method == NULL ? "an unnamed method" : "");
     }

@@ -37,7 +37,8 @@ static int check_dims(const struct weights_tensor *tensor, int64_t rows, int64_t
     return err_set(err, ERR_INVALID, "tensor '%s' should have the shape [%lld, %lld]", tensor->name, (long long)rows, (long long)cols);
 }
 
-static int add_quantised(struct weights_store *store, const struct weights_quantised *quantised, struct weights_tensor *tensor, struct err *err) {
+static int add_quantised(struct weights_store *store, const struct weights_quantised *quantised, struct weights_tensor *tensor,
+                         struct err *err) {
     if (store->n_quantised == store->cap_quantised) {
         int cap = store->cap_quantised == 0 ? 256 : 2 * store->cap_quantised;
         struct weights_quantised *grown = realloc(store->quantised, (size_t)cap * sizeof *grown);
@@ -64,7 +65,8 @@ static int add_gptq(struct weights_store *store, const struct weights_tensor *pa
         return err_set(err, ERR_INVALID, "tensor '%s' should come with '%s' in I32 and '%s' in F16", packed->name, zeros_name, scales_name);
     int64_t group = store->quant.group, rows = packed->dims[1], cols = is_matrix(packed, 4) ? packed->dims[0] * 8 : 0;
     if (cols == 0 || cols % group != 0 || rows % 8 != 0)
-        return err_set(err, ERR_INVALID, "tensor '%s' should have 8 columns in an element, whole groups of %lld of them, and a multiple of 8 rows",
+        return err_set(err, ERR_INVALID,
+                       "tensor '%s' should have 8 columns in an element, whole groups of %lld of them, and a multiple of 8 rows",
                        packed->name, (long long)group);
     if (check_dims(&zeros->tensor, cols / group, rows / 8, err) != 0 || check_dims(scales, cols / group, rows, err) != 0)
         return -1;
@@ -116,8 +118,8 @@ struct gptq_chunk {
 };
 
 /* Scales, and minima made of the zeros, of rows [row, row + n) for one group. */
-static int gptq_read_group(const struct weights_store *store, const struct weights_quantised *q, int64_t rows, int64_t row, int n, int64_t group,
-                           struct gptq_chunk *chunk, struct err *err) {
+static int gptq_read_group(const struct weights_store *store, const struct weights_quantised *q, int64_t rows, int64_t row, int n,
+                           int64_t group, struct gptq_chunk *chunk, struct err *err) {
     int64_t first = row / 8, n_words = (row + n - 1) / 8 + 1 - first;
     if (weights_store_pread(store, q->scales, (uint64_t)(group * rows + row) * 2, chunk->scales, (size_t)n * 2, err) != 0 ||
         weights_store_pread(store, q->zeros, (uint64_t)(group * (rows / 8) + first) * 4, chunk->zeros, (size_t)n_words * 4, err) != 0)
@@ -152,9 +154,11 @@ static int gptq_read(const struct weights_store *store, const struct weights_qua
                 if (gptq_read_group(store, q, rows, row, n, group_read, &chunk, err) != 0)
                     return -1;
             }
-            for (int k = 0; k < 4; k++)
-                if (weights_store_pread(store, q->weights, (uint64_t)((col / 8 + k) * rows + row) * 4, chunk.words[k], (size_t)n * 4, err) != 0)
+            for (int k = 0; k < 4; k++) {
+                uint64_t at = (uint64_t)((col / 8 + k) * rows + row) * 4;
+                if (weights_store_pread(store, q->weights, at, chunk.words[k], (size_t)n * 4, err) != 0)
                     return -1;
+            }
             for (int r = 0; r < n; r++)
                 q4_1_put(&chunk, r, dst + (size_t)(done + r) * stride + (size_t)((col - col_begin) / GROUP) * Q4_1_BYTES);
         }
@@ -170,7 +174,8 @@ static int fp8_read_scales(const struct weights_store *store, const struct weigh
         float *row = ret + i * n_across;
         /* BF16 is read into the row's upper half and spreads out from there. */
         uint8_t *raw = (uint8_t *)row + (size_t)n_across * (sizeof(float) - item_bytes);
-        if (weights_store_pread(store, q->scales, (uint64_t)((first + i) * across + first_col) * item_bytes, raw, (size_t)n_across * item_bytes, err) != 0)
+        uint64_t at = (uint64_t)((first + i) * across + first_col) * item_bytes;
+        if (weights_store_pread(store, q->scales, at, raw, (size_t)n_across * item_bytes, err) != 0)
             return -1;
         for (int64_t c = 0; c < n_across; c++) {
             uint16_t half;
@@ -214,9 +219,11 @@ static int fp8_read(const struct weights_store *store, const struct weights_quan
         if (weights_store_pread(store, q->weights, (uint64_t)(row_begin * cols), raw, (size_t)(n_rows * cols), err) != 0)
             goto free_scales;
     } else {
-        for (int64_t r = 0; r < n_rows; r++)
-            if (weights_store_pread(store, q->weights, (uint64_t)((row_begin + r) * cols + col_begin), raw + r * n_cols, (size_t)n_cols, err) != 0)
+        for (int64_t r = 0; r < n_rows; r++) {
+            uint64_t at = (uint64_t)((row_begin + r) * cols + col_begin);
+            if (weights_store_pread(store, q->weights, at, raw + r * n_cols, (size_t)n_cols, err) != 0)
                 goto free_scales;
+        }
     }
     for (int64_t r = 0; r < n_rows; r++) {
         for (int64_t g = 0; g < groups; g++, raw += GROUP, dst += F8_BYTES) {

@@ -46,7 +46,8 @@ int weights_store_add(struct weights_store *store, const struct weights_tensor *
     return 0;
 }
 
-int weights_store_skip(struct weights_store *store, const char *name, const struct weights_tensor *place, const char *format, struct err *err) {
+int weights_store_skip(struct weights_store *store, const char *name, const struct weights_tensor *place, const char *format,
+                       struct err *err) {
     log_debug("%s: tensor '%.200s' left out: %s", store->files[store->n_files - 1].path, name, format);
     if (strlen(name) >= WEIGHTS_NAME_BYTES)
         return 0;
@@ -357,7 +358,8 @@ int weights_store_open(const char *path, struct weights_store **ret_store, struc
     struct weights_store *store = calloc(1, sizeof *store);
     if (store == NULL)
         return err_set(err, ERR_NOMEM, "no memory to open %s", path);
-    if ((file_is_dir(path) ? open_folder : open_file)(store, path, err) != 0 || sort_names(store, err) != 0 || list_quantised(store, err) != 0) {
+    if ((file_is_dir(path) ? open_folder : open_file)(store, path, err) != 0 || sort_names(store, err) != 0 ||
+        list_quantised(store, err) != 0) {
         weights_store_close(store);
         return -1;
     }
@@ -424,7 +426,8 @@ int weights_store_need(const struct weights_store *store, const char *name, cons
     return err_set(err, ERR_NOT_FOUND, "there is no tensor '%s' among the %d of %s", name, store->n_tensors, store->files[0].path);
 }
 
-int weights_store_pread(const struct weights_store *store, struct weights_place place, uint64_t offset, void *dst, size_t len_bytes, struct err *err) {
+int weights_store_pread(const struct weights_store *store, struct weights_place place, uint64_t offset, void *dst, size_t len_bytes,
+                        struct err *err) {
     const struct weights_file *file = &store->files[place.file];
     if (file_pread_all(file->fd, dst, len_bytes, place.offset + offset, file->path, err) != 0)
         return -1;
@@ -455,13 +458,15 @@ int weights_store_read(const struct weights_store *store, const struct weights_t
         result = weights_store_pread(store, place, from, dst, (uint64_t)n_rows * row_bytes, err);
     else
         for (int64_t row = 0; row < n_rows && result == 0; row++)
-            result = weights_store_pread(store, place, from + (uint64_t)row * row_bytes, (char *)dst + (uint64_t)row * part_bytes, part_bytes, err);
+            result = weights_store_pread(store, place, from + (uint64_t)row * row_bytes, (char *)dst + (uint64_t)row * part_bytes,
+                                         part_bytes, err);
     return result == 0 ? 0 : err_wrap(err, "tensor '%s'", tensor->name);
 }
 
 uint64_t weights_store_read_bytes(const struct weights_tensor *tensor, int64_t n_rows, int64_t n_cols) {
+    double n_all = (double)tensor->dims[0] * (double)tensor->dims[1];
     if (tensor->quantised != 0)
-        return (uint64_t)((double)tensor->len_bytes * (double)n_rows * (double)n_cols / ((double)tensor->dims[0] * (double)tensor->dims[1]));
+        return (uint64_t)((double)tensor->len_bytes * (double)n_rows * (double)n_cols / n_all);
     return (uint64_t)n_rows * dtype_row_bytes(tensor->dtype, (size_t)n_cols);
 }
 

@@ -60,11 +60,13 @@ struct weights_store {
 
 /* Both copy; place: where it lies and its shape. A name that is too long for the list is dropped: nothing can ask for it. */
 int weights_store_add(struct weights_store *store, const struct weights_tensor *tensor, struct err *err);
-int weights_store_skip(struct weights_store *store, const char *name, const struct weights_tensor *place, const char *format, struct err *err);
+int weights_store_skip(struct weights_store *store, const char *name, const struct weights_tensor *place, const char *format,
+                       struct err *err);
 /* NULL when there is none of that name. */
 const struct weights_skipped *weights_store_find_skipped(const struct weights_store *store, const char *name);
 /* Reads and counts bytes from `offset` behind a place. Blocks. */
-int weights_store_pread(const struct weights_store *store, struct weights_place place, uint64_t offset, void *dst, size_t len_bytes, struct err *err);
+int weights_store_pread(const struct weights_store *store, struct weights_place place, uint64_t offset, void *dst, size_t len_bytes,
+                        struct err *err);
 
 /* Adds what quant.method makes of the skipped tensors to the list. Names are sorted before, and are to be sorted again. */
 int weights_quantised_list(struct weights_store *store, struct err *err);

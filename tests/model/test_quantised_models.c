@@ -53,8 +53,8 @@ static void set_data(struct copy *c, enum dtype dtype, const char *format, void 
     c->len = len;
 }
 
-static void add_tensor(struct copies *to, const char *stem, const char *tail, enum dtype dtype, const char *format, int64_t rows, int64_t cols, void *data,
-                       size_t len) {
+static void add_tensor(struct copies *to, const char *stem, const char *tail, enum dtype dtype, const char *format, int64_t rows,
+                       int64_t cols, void *data, size_t len) {
     struct copy *c = &to->items[to->n++];
     assert_in_range(to->n, 1, MAX_COPIES);
     *c = (struct copy){.dtype = dtype, .format = format, .n_dims = 2, .dims = {rows, cols}, .data = data, .len = len};
@@ -97,7 +97,8 @@ static void run(const char *path, const char *quantization, struct split split, 
     for (int i = 0; i < N_TOKENS; i++)
         tokens[i] = (i * 37 + 11) % 2000;
     struct rig_seq seq = {.tokens = tokens, .n_tokens = N_TOKENS, .n_prompt = 36, .logits = logits};
-    struct rig rig = {.path = path, .kv_dtype = DTYPE_F32, .tp = split.tp, .pp = split.pp, .expert_parallel = split.expert_parallel, .quantization = quantization};
+    struct rig rig = {.path = path, .kv_dtype = DTYPE_F32, .tp = split.tp, .pp = split.pp,
+                      .expert_parallel = split.expert_parallel, .quantization = quantization};
     if (rig_run(&rig, &seq, 1, &err) != 0)
         fail_msg("%s: %s", path, err.msg);
 }
@@ -130,6 +131,13 @@ static void check_greedy(const float *expected, const float *found, float gap) {
     }
 }
 
+static void check_near(const char *model, const char *how, struct split split, const float *expected, const float *found, double most) {
+    double off = distance(expected, found);
+    printf("%s, %s, tp %d, pp %d%s: %.4f from its floats\n", model, how, split.tp, split.pp, split.expert_parallel ? ", ep" : "", off);
+    assert_true(off < most);
+    check_greedy(expected, found, 0.5f);
+}
+
 static const char *path_of(const char *file) {
     static char path[2][256];
     static int turn;
@@ -145,7 +153,8 @@ static bool fits(const char *model, struct split s) { return !s.expert_parallel 
 
 /* --- FP8 --- */
 
-static const char fp8_config[] = "\"quant_method\": \"fp8\", \"fmt\": \"e4m3\", \"activation_scheme\": \"dynamic\", \"weight_block_size\": [128, 128]";
+static const char fp8_config[] =
+    "\"quant_method\": \"fp8\", \"fmt\": \"e4m3\", \"activation_scheme\": \"dynamic\", \"weight_block_size\": [128, 128]";
 
 /* copies: bytes and scales; other: the same weights as floats. */
 static void make_fp8(const char *model) {
@@ -160,7 +169,8 @@ static void make_fp8(const char *model) {
         uint8_t *bytes = malloc((size_t)rows * (size_t)cols);
         uint16_t *scales = calloc((size_t)(down * across), sizeof *scales);
         for (int b = 0; b < down * across; b++) {
-            int row_end = b / across * 128 + 128 < rows ? b / across * 128 + 128 : rows, col_end = b % across * 128 + 128 < cols ? b % across * 128 + 128 : cols;
+            int row_end = b / across * 128 + 128 < rows ? b / across * 128 + 128 : rows;
+            int col_end = b % across * 128 + 128 < cols ? b % across * 128 + 128 : cols;
             float max = 0;
             for (int r = b / across * 128; r < row_end; r++)
                 for (int i = b % across * 128; i < col_end; i++)
@@ -180,7 +190,8 @@ static void make_fp8(const char *model) {
 }
 
 static void check_fp8(const char *model) {
-    float *expected = malloc(N_LOGITS * sizeof *expected), *found = malloc(N_LOGITS * sizeof *found), *first = malloc(N_LOGITS * sizeof *first);
+    float *expected = malloc(N_LOGITS * sizeof *expected), *found = malloc(N_LOGITS * sizeof *found);
+    float *first = malloc(N_LOGITS * sizeof *first);
     make_fp8(model);
     for (int i = 0; i < N_SPLITS; i++) {
         if (!fits(model, splits[i]))
@@ -262,7 +273,9 @@ static void make_gptq(const char *model, bool wants_blocks) {
         size_t count = (size_t)rows * (size_t)cols;
         float *floats = floats_of(c);
         uint8_t *blocks = calloc(count / 32, 20);
-        struct gptq gptq = {.qweight = calloc(count / 8, 4), .qzeros = calloc((size_t)(groups * rows) / 8, 4), .scales = calloc((size_t)(groups * rows), 2)};
+        struct gptq gptq = {.qweight = calloc(count / 8, 4),
+                            .qzeros = calloc((size_t)(groups * rows) / 8, 4),
+                            .scales = calloc((size_t)(groups * rows), 2)};
         round_gptq(floats, rows, cols, &gptq, blocks);
         if (wants_blocks) {
             set_data(&other.items[m], DTYPE_Q4_1, NULL, blocks, count / 32 * 20);
@@ -308,10 +321,7 @@ static void check_gptq(const char *model) {
         if (!fits(model, splits[i]))
             continue;
         run(model_files_folder, NULL, splits[i], found);
-        double off = distance(expected, found);
-        printf("%s, gptq, tp %d, pp %d%s: %.4f from its floats\n", model, splits[i].tp, splits[i].pp, splits[i].expert_parallel ? ", ep" : "", off);
-        assert_true(off < 0.05);
-        check_greedy(expected, found, 0.5f);
+        check_near(model, "gptq", splits[i], expected, found, 0.05);
     }
     free_all(&copies);
     free_all(&other);
@@ -355,7 +365,8 @@ static void encode(struct copies *all, enum dtype dtype, bool as_floats) {
 }
 
 static void check_on_load(const char *model, const char *quantization, enum dtype dtype, double most) {
-    float *expected = malloc(N_LOGITS * sizeof *expected), *found = malloc(N_LOGITS * sizeof *found), *floats = malloc(N_LOGITS * sizeof *floats);
+    float *expected = malloc(N_LOGITS * sizeof *expected), *found = malloc(N_LOGITS * sizeof *found);
+    float *floats = malloc(N_LOGITS * sizeof *floats);
     char original[512];
     snprintf(original, sizeof original, "%s/models/%s", TEST_DATA_DIR, model);
     read_all(model, &copies);
@@ -373,10 +384,7 @@ static void check_on_load(const char *model, const char *quantization, enum dtyp
         run(path_of("/model.gguf"), NULL, splits[i], expected);
         run(original, quantization, splits[i], found);
         assert_memory_equal(expected, found, N_LOGITS * sizeof *found);
-        double off = distance(floats, found);
-        printf("%s, %s, tp %d, pp %d%s: %.4f from its floats\n", model, quantization, splits[i].tp, splits[i].pp, splits[i].expert_parallel ? ", ep" : "", off);
-        assert_true(off < most);
-        check_greedy(floats, found, 0.5f);
+        check_near(model, quantization, splits[i], floats, found, most);
     }
     free_all(&copies);
     /* A GGUF file of floats is the same. */
@@ -444,7 +452,7 @@ static void check_k_format(enum dtype dtype, struct split split, float *expected
             size_t count = (size_t)(c->dims[0] * c->dims[1]), bytes = dtype_row_bytes(dtype, count);
             uint8_t *blocks = malloc(bytes);
             for (size_t b = 0; b < count / 256; b++)
-                random_k_block(dtype, 1000 * (uint64_t)strlen(c->name) + (uint64_t)m + b * 7919, blocks + b * (size_t)dtype_block_bytes(dtype));
+                random_k_block(dtype, (uint64_t)m * 100000 + b, blocks + b * (size_t)dtype_block_bytes(dtype));
             if (as_floats) {
                 float *floats = malloc(count * sizeof *floats);
                 kernels_row_to_f32(dtype, blocks, (int)count, floats);
@@ -483,8 +491,8 @@ static uint64_t run_dummy(const char *overrides, const char *quantization, int p
     for (int i = 0; i < N_TOKENS; i++)
         tokens[i] = (i * 37 + 11) % 2000;
     struct rig_seq seq = {.tokens = tokens, .n_tokens = N_TOKENS, .n_prompt = 36, .logits = logits};
-    struct rig rig = {.path = TEST_DATA_DIR "/models/tiny-qwen3-moe", .kv_dtype = DTYPE_F32, .pp = pp, .is_dummy = true, .dummy = DTYPE_BF16,
-                      .overrides = merged, .quantization = quantization};
+    struct rig rig = {.path = TEST_DATA_DIR "/models/tiny-qwen3-moe", .kv_dtype = DTYPE_F32, .pp = pp, .is_dummy = true,
+                      .dummy = DTYPE_BF16, .overrides = merged, .quantization = quantization};
     if (rig_run(&rig, &seq, 1, &err) != 0)
         fail_msg("%s", err.msg);
     json_decref(merged);

@@ -66,10 +66,11 @@ static void file_begin(struct file *file) {
     buf_init(&file->data, LIMIT);
 }
 
-static void file_add(struct file *file, const char *name, const char *format, int64_t rows, int64_t cols, const void *data, size_t len_bytes) {
+static void file_add(struct file *file, const char *name, const char *format, int64_t rows, int64_t cols, const void *data,
+                     size_t len_bytes) {
     size_t at = file->data.len_bytes;
-    buf_printf(&file->header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%lld,%lld],\"data_offsets\":[%zu,%zu]}", at == 0 ? "{" : ",", name, format,
-               (long long)rows, (long long)cols, at, at + len_bytes);
+    buf_printf(&file->header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%lld,%lld],\"data_offsets\":[%zu,%zu]}", at == 0 ? "{" : ",", name,
+               format, (long long)rows, (long long)cols, at, at + len_bytes);
     buf_append(&file->data, data, len_bytes);
 }
 
@@ -154,7 +155,8 @@ static void gptq_check(const struct weights_store *store, int row, int n_rows, i
     assert_int_equal(rows[bytes], 0x5a);
     /* The nibbles, and scales and zeros of the groups that are touched, once for every 512 rows. */
     uint64_t groups = (uint64_t)((col + n_cols - 1) / G_GROUP - col / G_GROUP + 1);
-    uint64_t read = weights_store_bytes_read(store) - before, most = (uint64_t)(n_rows * n_cols / 2) + groups * (uint64_t)(n_rows * 2 + (n_rows / 8 + 6) * 4);
+    uint64_t read = weights_store_bytes_read(store) - before;
+    uint64_t most = (uint64_t)(n_rows * n_cols / 2) + groups * (uint64_t)(n_rows * 2 + (n_rows / 8 + 6) * 4);
     assert_true(n_rows == 0 || n_cols == 0 || read <= most);
     const uint8_t *block = rows;
     for (int r = row; r < row + n_rows; r++) {
@@ -238,7 +240,8 @@ static struct {
     uint16_t halves[F_DOWN][F_ACROSS];
 } fp8;
 
-static const char fp8_config[] = "\"quant_method\": \"fp8\", \"fmt\": \"e4m3\", \"activation_scheme\": \"dynamic\", \"weight_block_size\": [128, 128]";
+static const char fp8_config[] =
+    "\"quant_method\": \"fp8\", \"fmt\": \"e4m3\", \"activation_scheme\": \"dynamic\", \"weight_block_size\": [128, 128]";
 
 static void fp8_fill(void) {
     for (int r = 0; r < F_ROWS; r++) {

@@ -111,7 +111,8 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
     for (int begin = 0; begin < matrix->n_cols; begin += BLOCK) {
         int end = begin + BLOCK < matrix->n_cols ? begin + BLOCK : matrix->n_cols;
         for (int t = 0, n; t < n_tokens; t += n) {
-            int left = n_tokens - t, at_most = dtype == DTYPE_BF16 || dtype == DTYPE_F8_E4M3 ? TILE - 1 : TILE; /* a register for the mask */
+            /* BF16 and E4M3 need a register for a mask. */
+            int left = n_tokens - t, at_most = dtype == DTYPE_BF16 || dtype == DTYPE_F8_E4M3 ? TILE - 1 : TILE;
             int n_tiles = (left + at_most - 1) / at_most;
             const float *at = x + (size_t)t * stride;
             float *acc = scratch->acc[t];
