@@ -69,6 +69,9 @@ int api_token_params_check(const struct api_token_params *params, struct api_err
         if (json_string_length(json_array_get(params->bad_words, i)) == 0)
             return api_fail(error, 400, NULL, NULL, "bad_words cannot contain an empty string. Got bad_words=%s",
                             list_text(params->bad_words, text));
+    for (size_t i = 0; i < json_array_size(params->bad_words); i++)
+        if (strlen(json_string_value(json_array_get(params->bad_words, i))) < json_string_length(json_array_get(params->bad_words, i)))
+            return api_fail(error, 400, NULL, NULL, "bad_words with a NUL character are not supported.");
     return 0;
 }
 

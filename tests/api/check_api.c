@@ -498,6 +498,7 @@ static void test_refusals(void **unused) {
         {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":[\"x\",\"\"]}", 400, "bad_words cannot contain an empty string. Got bad_words=['x', '']"},
         {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":[\" \"]}", 400,
          "bad_words entries must tokenize to at least one token. (parameter=bad_words, value=[' '])"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":[\"a\\u0000b\"]}", 400, "bad_words with a NUL character are not supported."},
         {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":\"x\"}", 400, "Input should be a valid list"},
         {"/v1/completions", "{\"prompt\":\"a\",\"bad_words\":[\"x\",5]}", 400, "'loc': 'body.bad_words.1', 'msg': 'Input should be a valid string'"},
         {"/v1/completions", "{\"prompt\":\"a\",\"allowed_token_ids\":[]}", 400,
