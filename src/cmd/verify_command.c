@@ -142,6 +142,10 @@ int cmd_verify(int argc, char **argv) {
     struct options options;
     struct err err;
     bool passed = false;
+    if (argc > 0 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0)) {
+        options_print_help(OPTIONS_VERIFY);
+        return 0;
+    }
     if (options_parse(OPTIONS_VERIFY, argc, argv, &options, &err) != 0) {
         fprintf(stderr, "shoal verify: %s\n", err.msg);
         return CMD_EXIT_USAGE;

@@ -172,32 +172,15 @@ static void check_counters(const char *iface, const struct link_state *state, st
         verify_findings_add(findings, 0, VERIFY_OK, "errors", NULL, "%llu errors, %llu drops in %llu packets", errors, drops, packets);
 }
 
-/* The first name and port description in lldpcli's answer, however it nests them. */
-static const char *find_text(const json_t *json, const char *key, int depth) {
-    const char *name;
-    json_t *value;
-    size_t i;
-    if (depth == 0)
-        return NULL;
-    if (json_is_object(json)) {
-        json_object_foreach((json_t *)json, name, value) {
-            const char *found = NULL;
-            if (strcmp(name, key) == 0)
-                found = json_is_string(value) ? json_string_value(value)
-                                              : json_string_value(json_object_get(json_is_array(value) ? json_array_get(value, 0) : value, "value"));
-            if (found == NULL)
-                found = find_text(value, key, depth - 1);
-            if (found != NULL)
-                return found;
-        }
-        return NULL;
-    }
-    json_array_foreach(json, i, value) {
-        const char *found = find_text(value, key, depth - 1);
-        if (found != NULL)
-            return found;
-    }
-    return NULL;
+/*
+ * A part ("chassis", "port") of what lldpcli says of an interface's first neighbour: {"lldp": {"interface": {"eth0": {"chassis": …}}}},
+ * where "interface" is a list as soon as there are several.
+ */
+static const json_t *lldp_part(const json_t *json, const char *iface, const char *part) {
+    const json_t *at = json_object_get(json_object_get(json, "lldp"), "interface");
+    if (json_is_array(at))
+        at = json_array_get(at, 0);
+    return json_object_get(json_object_get(at, iface), part);
 }
 
 static void check_lldp(const char *iface, struct verify_findings *findings) {
@@ -211,22 +194,17 @@ static void check_lldp(const char *iface, struct verify_findings *findings) {
         return;
     }
     json_t *json = json_parse(run.output, strlen(run.output), NULL);
-    const char *port = find_text(json, "descr", 8), *switch_name = NULL;
-    const json_t *chassis = json;
-    /* chassis: {"NAME": {…}} or {"name": [{"value": NAME}], …} */
-    for (const char *const *key = (const char *const[]){"lldp", "interface", iface, "chassis", NULL}; *key != NULL && chassis != NULL; key++) {
-        if (json_is_array(chassis))
-            chassis = json_array_get(chassis, 0);
-        chassis = json_object_get(chassis, *key);
-    }
-    if (json_is_object(chassis))
-        switch_name = json_object_iter_key(json_object_iter((json_t *)chassis));
+    const json_t *chassis = lldp_part(json, iface, "chassis"), *port = lldp_part(json, iface, "port");
+    const char *name = json_object_iter_key(json_object_iter((json_t *)chassis)); /* the chassis' only key is its name */
+    const char *port_name = json_string_value(json_object_get(port, "descr"));
+    if (port_name == NULL)
+        port_name = json_string_value(json_object_get(json_object_get(port, "id"), "value"));
     if (json == NULL)
         verify_findings_add(findings, 0, VERIFY_NOTE, "lldp", NULL, "lldpcli's answer cannot be read");
-    else if (switch_name == NULL && port == NULL)
+    else if (name == NULL && port_name == NULL)
         verify_findings_add(findings, 0, VERIFY_NOTE, "lldp", NULL, "no neighbour of %s has said who it is", iface);
     else
-        verify_findings_add(findings, 0, VERIFY_OK, "lldp", NULL, "%s is at %s, port %s", iface, switch_name ? switch_name : "?", port ? port : "?");
+        verify_findings_add(findings, 0, VERIFY_OK, "lldp", NULL, "%s is at %s, port %s", iface, name != NULL ? name : "?", port_name != NULL ? port_name : "?");
     json_decref(json);
 }
 

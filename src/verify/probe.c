@@ -26,6 +26,7 @@ enum {
     FRAME_TRIES = 3,
     FRAME_WAIT_MS = 200,
     FRAME_MAX_BYTES = 65535,
+    LEAST_FRAME_BYTES = 576,
     IPV4_UDP_BYTES = 28,
     IPV6_UDP_BYTES = 48
 };
@@ -207,16 +208,19 @@ static bool frame_passes(int fd, const struct probe_target *target, const struct
 }
 
 static void measure_frames(const struct probe_target *target, const struct net_secret *secret, struct probe_result *ret) {
-    static const int sizes[] = {9000, 8000, 4000, 1500, 1492, 1472, 1450, 1400, 1300, 1280, 1000, 576};
+    static const int sizes[] = {9000, 8000, 4000, 1500, 1492, 1472, 1450, 1400, 1300, 1280, 1000, LEAST_FRAME_BYTES};
     int fd = target->mtu > 0 ? open_datagrams(target) : -1;
     if (fd < 0)
         return;
     ret->frame_tried = target->mtu < FRAME_MAX_BYTES ? target->mtu : FRAME_MAX_BYTES;
     if (frame_passes(fd, target, secret, ret->frame_tried, FRAME_TRIES))
         ret->frame_passed = ret->frame_tried;
+    else if (!frame_passes(fd, target, secret, LEAST_FRAME_BYTES, FRAME_TRIES)) /* no datagram at all: it is not the size */
+        goto close_fd;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && ret->frame_passed == 0; i++)
         if (sizes[i] < ret->frame_tried && frame_passes(fd, target, secret, sizes[i], 1))
             ret->frame_passed = sizes[i];
+close_fd:
     close(fd);
 }
 

@@ -107,7 +107,15 @@ def test_local(hosts, _):
 
 
 def test_three_hosts(hosts, _):
-    result = over_ssh(hosts, "host0,host1,host2", MODEL, "-tp", "3").expect(0, 30)
+    tools = f"{hosts.scratch}/bin"  # lldpd runs on host 1 alone, and its client hangs on host 2
+    neighbour = {"lldp": {"interface": {"eth0": {"chassis": {"rack7": {"descr": "a switch"}}, "port": {"id": {"value": "x"}, "descr": "port 12"}}}}}
+    for host, line in ((hosts[1], f"echo '{json.dumps(neighbour)}'"), (hosts[2], "sleep 100")):
+        host.run("sh", "-c", 'mkdir -p "$2" && printf "#!/bin/sh\n%s\n" "$1" >"$2/lldpcli" && chmod +x "$2/lldpcli"', "sh", line, tools)
+    path = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    result = over_ssh(hosts, "host0,host1,host2", MODEL, "-tp", "3", env=path).expect(0, 60)
+    result.find("note", "lldp", "lldpd is not installed", 0)
+    result.find("ok", "lldp", "eth0 is at rack7, port port 12", 1)
+    result.find("note", "lldp", r"no answer within 2.0 s; it was killed", 2)
     for node in range(3):
         result.find("ok", "node", "answers as process", node)
         result.find("ok", "interface", rf"^eth0 {hosts[node].ip} .*lo 127.0.0.1", node)
@@ -158,7 +166,7 @@ def test_rate_limit(hosts, _):
 
 def test_blocked_ports(hosts, _):
     with firewall(hosts[1], "tcp flags syn / syn,ack"):
-        result = over_ssh(hosts, "host0,host1").expect(1, 30)
+        result = over_ssh(hosts, "host0,host1", "--quick").expect(1, 30)
         result.find("FAIL", "link", r"to node 1 \(10.77.0.2\): cannot connect .* timed out", 0)
         result.find("note", "all-reduce", "not all links work")
     with firewall(hosts[1], "meta l4proto udp"):  # only the test of full frames needs it
