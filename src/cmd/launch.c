@@ -45,14 +45,15 @@ int cmd_launch_check(struct cmd_launch *l, struct err *err) {
     if (l->max_step_tokens < l->max_seqs)
         l->max_step_tokens = l->max_seqs;
     int n = 0;
-    for (const char *at = o->pipeline_layers; at != NULL && *at != '\0' && n < pp;) {
+    const char *at = o->pipeline_layers != NULL ? o->pipeline_layers : "";
+    while (*at != '\0' && n < pp) {
         char *end;
         l->layers_per_stage[n++] = (int)strtol(at, &end, 10);
-        at = *end == ',' ? end + 1 : end;
-        if (end == at)
+        if (end == at || (*end != ',' && *end != '\0'))
             return err_set(err, ERR_INVALID, "--pipeline-layers should be %d counts such as 24,24,23,23, but is '%s'", pp, o->pipeline_layers);
+        at = *end == ',' ? end + 1 : end;
     }
-    if (o->pipeline_layers != NULL && n != pp)
+    if (o->pipeline_layers != NULL && (n != pp || *at != '\0'))
         return err_set(err, ERR_INVALID, "--pipeline-layers '%s' should have %d counts, one per stage", o->pipeline_layers, pp);
     for (int rank = 0; rank < tp * pp; rank++) {
         struct model_split split;

@@ -49,6 +49,14 @@ class Plan(unittest.TestCase):
         self.assertIn("Fits. KV cache: 12,800 blocks of 16 tokens = 204,800 tokens, 25.00 sequences of 8,192", text)
         self.assertLessEqual(max(map(len, text.splitlines())), 160)
 
+    def test_stages_by_hand(self):
+        args = [FLAGSHIP, "-tp", "8", "-pp", "2", "-ep", "-q", "int4", "--memory-per-node", "128GiB,64GiB", "--max-model-len", "8192", "--max-num-seqs", "8"]
+        self.assertEqual(self.as_json(*args, status=1)["nodes"][1]["memory_bytes"], 64 << 30)
+        plan = self.as_json(*args, "--pipeline-layers", "63,31")
+        self.assertEqual([plan["ranks"][i]["layers"] for i in (0, 8)], [[0, 63], [63, 94]])
+        for layers in ("63", "63,31,0", "63;31", "63,,31", "60,31"):
+            self.plan(*args, "--pipeline-layers", layers, status=2)
+
     def test_too_small(self):
         args = [FLAGSHIP, "--memory-per-node", "24GB", "--max-model-len", "8192"]
         text = self.plan(*args, status=1).stdout
