@@ -24,7 +24,14 @@ static int mp_start(struct cluster *cluster, struct err *err) {
 }
 
 static int mp_poll(struct cluster *cluster, struct err *err) {
-    return cluster_spawn_poll(cluster->backend, err) == 0 ? 0 : err_wrap(err, "node 0 (%s)", cluster->nodes[0].host);
+    struct err why;
+    if (cluster_spawn_poll(cluster->backend, &why) == 0)
+        return 0;
+    err_wrap(&why, "node 0 (%s)", cluster->nodes[0].host);
+    if (!cluster->opts.is_survey)
+        return err_copy(err, &why);
+    launch_node_miss(cluster, 0, why.msg);
+    return 0;
 }
 
 static void mp_describe(const struct cluster *cluster, int node, int waited_s, char *ret_text, size_t size_bytes) {

@@ -42,6 +42,11 @@ static int standin_serve(int fd) {
 static int standin_main(int argc, char **argv) {
     const char *driver = standin_arg(argc, argv, "--driver"), *slot = standin_arg(argc, argv, "--slot"),
                *secret = getenv("SHOAL_LAUNCH_SECRET");
+    char line[128] = "";
+    if (secret == NULL && argc > 1 && strcmp(argv[argc - 1], "--secret-stdin") == 0 && fgets(line, sizeof line, stdin) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        secret = line;
+    }
     const char *mode = getenv("SHOAL_STANDIN") == NULL ? "" : getenv("SHOAL_STANDIN"), *victim = getenv("SHOAL_STANDIN_SLOT");
     char host[128] = "";
     unsigned port = 0;

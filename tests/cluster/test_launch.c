@@ -412,6 +412,87 @@ static void test_hand_secret_file(void **state) {
     unsetenv("XDG_CACHE_HOME");
 }
 
+/* Three "hosts" over a script in the place of ssh, one of which misbehaves: it alone is left out, and says why. */
+static struct cluster *run_survey(const char *mode, const char *third) {
+    char script[] = "/tmp/shoal-ssh-XXXXXX";
+    static const char text[] = "#!/bin/sh\nfor last; do :; done\nfor host; do [ \"$host\" = nowhere ] && echo 'no such host' >&2 && exit 255; done\n"
+                               "unset SHOAL_LAUNCH_SECRET\nexec sh -c \"$last\"\n";
+    const char *hosts[] = {"localhost", "me@localhost", third};
+    struct cluster *cluster;
+    struct err err = {0};
+    struct cluster_opts opts = {.backend = CLUSTER_SSH,
+                                .tp_size = 1,
+                                .pp_size = 1,
+                                .timeout_ms = 1500,
+                                .build = STANDIN_BUILD,
+                                .log_level = "info",
+                                .interface = "127.0.0.1",
+                                .is_survey = true,
+                                .hosts = hosts,
+                                .n_hosts = 3,
+                                .ssh_command = script};
+    int fd = mkstemp(script);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
+    fchmod(fd, 0755);
+    close(fd);
+    setenv("SHOAL_STANDIN", mode, 1);
+    setenv("SHOAL_STANDIN_SLOT", "1", 1);
+    assert_int_equal(cluster_start(&opts, &cluster, &err), 0);
+    unlink(script);
+    return cluster;
+}
+
+static void expect_survey(const char *mode, const char *third, int who, const char *why) {
+    struct cluster *cluster = run_survey(mode, third);
+    int n;
+    const struct cluster_node *nodes = cluster_nodes(cluster, &n);
+    assert_int_equal(n, 3);
+    for (int i = 0; i < n; i++) {
+        assert_true((nodes[i].fd >= 0) == (i != who));
+        if (i != who)
+            assert_string_equal(nodes[i].missing, "");
+        else if (strstr(nodes[i].missing, why) == NULL) {
+            print_error("%s\n", nodes[i].missing);
+            fail();
+        }
+    }
+    cluster_stop(cluster, 2000);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+}
+
+static void test_survey_leaves_out(void **state) {
+    (void)state;
+    expect_survey("", "localhost", -1, "");
+    expect_survey("", "nowhere", 2, "ssh to nowhere: its process");
+    expect_survey("die", "localhost", 1, "last words of slot 1");
+    expect_survey("mute", "localhost", 1, "has not connected");
+}
+
+static void test_survey_takes_another_build(void **state) {
+    (void)state;
+    struct cluster *cluster = run_survey("build", "localhost");
+    int n;
+    const struct cluster_node *nodes = cluster_nodes(cluster, &n);
+    assert_string_equal(nodes[0].build, "stand-in 1");
+    assert_string_equal(nodes[1].build, "stand-in 2");
+    assert_true(nodes[1].fd >= 0 && nodes[2].fd >= 0);
+    cluster_stop(cluster, 2000);
+}
+
+static void test_local_survey_of_a_dead_agent(void **state) {
+    (void)state;
+    struct cluster *cluster;
+    struct err err = {0};
+    struct cluster_opts opts = mp_opts();
+    opts.is_survey = true;
+    setenv("SHOAL_STANDIN", "die", 1);
+    assert_int_equal(cluster_start(&opts, &cluster, &err), 0);
+    int n;
+    assert_non_null(strstr(cluster_nodes(cluster, &n)->missing, "last words"));
+    cluster_stop(cluster, 1000);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "worker") == 0)
         return standin_main(argc, argv);
@@ -432,6 +513,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_join_gives_up_at_its_deadline, setup),
         cmocka_unit_test_setup(test_hand_refuses_bad_settings, setup),
         cmocka_unit_test_setup(test_hand_secret_file, setup),
+        cmocka_unit_test_setup(test_survey_leaves_out, setup),
+        cmocka_unit_test_setup(test_survey_takes_another_build, setup),
+        cmocka_unit_test_setup(test_local_survey_of_a_dead_agent, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
