@@ -7,7 +7,7 @@ add_test(NAME model/check_smollm2
          COMMAND sh -c "model=$(${CMAKE_SOURCE_DIR}/scripts/fetch-model.sh ${CMAKE_BINARY_DIR}/models) && exec $<TARGET_FILE:check_smollm2> \"$model\"")
 set_tests_properties(model/check_smollm2 PROPERTIES LABELS data TIMEOUT 600)
 # Minutes under a sanitizer; engine/test_splits runs the same code there.
-set_tests_properties(model/test_golden model/test_invariance PROPERTIES LABELS golden)
+set_tests_properties(model/test_golden model/test_invariance model/test_many_ranks PROPERTIES LABELS golden)
 # Mixtures made of the same model: its FFN in six parts that are all active, and six copies of it of which two are.
 add_executable(check_mixture ${CMAKE_SOURCE_DIR}/tests/model/check_mixture.c)
 target_compile_definitions(check_mixture PRIVATE MODEL_TEST_DATA_DIR="${CMAKE_SOURCE_DIR}/tests/model/data")
