@@ -42,6 +42,9 @@ int cmd_plan_check(const struct cmd_launch *l, const struct plan_node *nodes, in
         return err_set(err, ERR_NOMEM, "no memory for a plan");
     cmd_plan_ask(l, n_nodes, &ask);
     memcpy(ask.nodes, nodes, (size_t)n_nodes * sizeof ask.nodes[0]);
+    for (int i = 0; i < n_nodes; i++)
+        if (ask.nodes[i].total_bytes == 0) /* the node could not tell */
+            ask.nodes[i].total_bytes = ask.nodes[i].available_bytes = INT64_MAX;
     ask.node_of_rank = node_of_rank;
     int result = plan_fit_compute(&ask, fit, err);
     if (result == 0 && !plan_fit_may_start(&ask, fit)) {
