@@ -235,13 +235,13 @@ free_rank:
 }
 
 struct exec_load_report exec_rank_report(struct exec_rank *rank) {
-    uint64_t done_bytes = atomic_load(&rank->done_bytes), total_bytes = atomic_load(&rank->total_bytes);
-    if (total_bytes > 0 && done_bytes == total_bytes)
-        end_loading(rank); /* it may be writing the cache by now */
+    uint64_t done_bytes = atomic_load(&rank->done_bytes), saved_bytes = atomic_load(&rank->saved_bytes);
+    if (saved_bytes > 0)
+        end_loading(rank); /* it is loaded and writes the cache */
     int64_t begin_ms = atomic_load(&rank->begin_ms), end_ms = atomic_load(&rank->end_ms);
     return (struct exec_load_report){.done_bytes = done_bytes,
-                                     .total_bytes = total_bytes,
-                                     .saved_bytes = atomic_load(&rank->saved_bytes),
+                                     .total_bytes = atomic_load(&rank->total_bytes),
+                                     .saved_bytes = saved_bytes,
                                      .read_bytes = atomic_load(&rank->read_bytes),
                                      .block_bytes = atomic_load(&rank->block_bytes),
                                      .idle_bytes = atomic_load(&rank->idle_bytes),

@@ -25,7 +25,7 @@ enum { CHUNK_BYTES = 4 << 20, DATA_BEGIN = 4096 };
 
 static const char MAGIC[8] = "shoalpk";
 
-/* Little-endian, as all that shoal runs on; another machine finds another magic layout. */
+/* Little-endian, as all that shoal runs on; elsewhere the layout reads as another number. */
 struct head {
     char magic[8];
     uint32_t layout, data_begin;
@@ -62,7 +62,10 @@ static uint64_t shard_hash(const struct model *model) {
 }
 
 static struct head make_head(const struct model *model, const struct model_cache *cache, uint64_t data_hash) {
-    struct head head = {.layout = KERNELS_LAYOUT_VERSION, .data_begin = DATA_BEGIN, .shard = shard_hash(model), .data_bytes = model->weights_bytes,
+    struct head head = {.layout = KERNELS_LAYOUT_VERSION,
+                        .data_begin = DATA_BEGIN,
+                        .shard = shard_hash(model),
+                        .data_bytes = model->weights_bytes,
                         .data_hash = data_hash};
     memcpy(head.magic, MAGIC, sizeof head.magic);
     snprintf(head.fingerprint, sizeof head.fingerprint, "%s", cache->fingerprint);
@@ -108,7 +111,7 @@ static void move_chunks(void *arg, int thread) {
     }
 }
 
-/* Moves the shard's bytes from or to the file with the whole team. *ret_hash is of the chunks' hashes, so that they can be made side by side. */
+/* Moves the shard's bytes from or to the file with the whole team. *ret_hash is over the chunks' hashes, which are made side by side. */
 static int move_data(struct transfer *t, uint64_t *ret_hash, struct err *err) {
     t->n_chunks = (int)((t->model->weights_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES);
     t->hashes = malloc(((size_t)t->n_chunks + 1) * sizeof *t->hashes);
@@ -123,7 +126,8 @@ static int move_data(struct transfer *t, uint64_t *ret_hash, struct err *err) {
 }
 
 /* Whether an open file is the shard as this program would write it; data_hash comes from the file. */
-static int check_head(const struct model *model, const struct model_cache *cache, int fd, const char *path, struct head *ret, struct err *err) {
+static int check_head(const struct model *model, const struct model_cache *cache, int fd, const char *path, struct head *ret,
+                      struct err *err) {
     struct head head;
     struct stat st;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
@@ -145,8 +149,8 @@ static int check_head(const struct model *model, const struct model_cache *cache
 }
 
 /* ERR_NOT_FOUND: there is no such file. */
-static int cache_read(struct model *model, const struct model_cache *cache, const char *path, model_progress *progress, const atomic_int *cancel,
-                      struct err *err) {
+static int cache_read(struct model *model, const struct model_cache *cache, const char *path, model_progress *progress,
+                      const atomic_int *cancel, struct err *err) {
     struct head head = {0};
     uint64_t hash = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), result = -1; /* a FIFO of that name holds nobody up */
@@ -194,8 +198,8 @@ close_fd:
     return result;
 }
 
-static int write_shard(struct model *model, const struct model_cache *cache, int fd, const char *temp, const char *path, model_progress *saved,
-                       const atomic_int *cancel, struct err *err) {
+static int write_shard(struct model *model, const struct model_cache *cache, int fd, const char *temp, const char *path,
+                       model_progress *saved, const atomic_int *cancel, struct err *err) {
     struct transfer t = {.model = model, .path = temp, .fd = fd, .is_write = true, .progress = saved, .cancel = cancel};
     uint64_t hash = 0;
     /* Says at once that a disk is too full. */
@@ -210,8 +214,8 @@ static int write_shard(struct model *model, const struct model_cache *cache, int
 }
 
 /* Not synced to the disk: what a power cut leaves of it does not have its hash. */
-static int cache_write(struct model *model, const struct model_cache *cache, const char *path, model_progress *saved, const atomic_int *cancel,
-                       struct err *err) {
+static int cache_write(struct model *model, const struct model_cache *cache, const char *path, model_progress *saved,
+                       const atomic_int *cancel, struct err *err) {
     char temp[PATH_MAX + 8];
     int fd = -1;
     snprintf(temp, sizeof temp, "%s.tmp", path);

@@ -25,7 +25,7 @@ struct work {
     struct err err; /* of the first that failed */
 };
 
-/* Where the threads are in the list: pieces are handed out in order, so each looks on from where it was. */
+/* Where a thread is in the list: pieces are handed out in order, so it looks on from where it was. */
 struct place {
     int part, panel_begin, panel_end;
 };
@@ -37,6 +37,7 @@ static void fail(struct work *work, const struct err *err) {
 
 static int n_panels(const struct model_part *part) { return part->matrix == NULL ? 1 : part->matrix->n_panels; }
 
+/* 0 when there is no such piece. */
 static int find_piece(const struct work *work, int piece, struct place *place) {
     const struct model *model = work->model;
     if (piece >= work->first_piece[model->n_parts])
@@ -72,7 +73,7 @@ static void fill_pieces(void *arg, int thread) {
             fail(work, &err);
             return;
         }
-        size_t bytes = part->matrix == NULL ? model_part_bytes(part) : (size_t)(here.panel_end - here.panel_begin) * part->matrix->panel_bytes;
+        size_t n = (size_t)(here.panel_end - here.panel_begin), bytes = part->matrix == NULL ? model_part_bytes(part) : n * part->matrix->panel_bytes;
         atomic_fetch_add_explicit(work->progress, bytes, memory_order_relaxed);
     }
 }
@@ -96,7 +97,8 @@ static void cut_pieces(struct work *work) {
     }
 }
 
-int model_fill(struct model *model, const struct model_filler *filler, model_progress *progress, const atomic_int *cancel, struct err *err) {
+int model_fill(struct model *model, const struct model_filler *filler, model_progress *progress, const atomic_int *cancel,
+               struct err *err) {
     int n_threads = team_size(model->opts.team), rc = -1;
     struct work work = {.model = model, .filler = filler, .progress = progress, .cancel = cancel};
     work.first_piece = calloc((size_t)model->n_parts + 1, sizeof *work.first_piece);

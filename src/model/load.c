@@ -104,7 +104,8 @@ int model_load_prepare(struct model *model, const struct weights_store *store, s
     return 0;
 }
 
-int model_load_read(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel, struct err *err) {
+int model_load_read(struct model *model, const struct weights_store *store, model_progress *progress, const atomic_int *cancel,
+                    struct err *err) {
     struct load load = {.model = model, .store = store};
     struct model_filler filler = {.fill = load_part, .expect = expect_part, .scratch_bytes = scratch_bytes, .ctx = &load};
     return model_fill(model, &filler, progress, cancel, err);

@@ -92,9 +92,11 @@ static void run(struct load *load) {
     model_progress progress = 0, saved = 0;
     struct model_cache cache = {.folder = load->folder != NULL ? load->folder : folder,
                                 .fingerprint = load->fingerprint != NULL ? load->fingerprint : fingerprint};
-    struct model_opts opts = {.team = team, .kv_dtype = DTYPE_BF16, .block_size = 16, .max_step_tokens = 8, .max_step_seqs = 2, .max_context = 64};
+    struct model_opts opts = {
+        .team = team, .kv_dtype = DTYPE_BF16, .block_size = 16, .max_step_tokens = 8, .max_step_seqs = 2, .max_context = 64};
+    int tp = load->tp > 0 ? load->tp : 1, pp = load->pp > 0 ? load->pp : 1;
     assert_int_equal(model_config_load(MODEL, store, NULL, &config, &err), 0);
-    assert_int_equal(model_split_compute(&config, load->tp > 0 ? load->tp : 1, load->pp > 0 ? load->pp : 1, false, NULL, load->rank, &split, &err), 0);
+    assert_int_equal(model_split_compute(&config, tp, pp, false, NULL, load->rank, &split, &err), 0);
     assert_int_equal(model_create(&config, &split, &opts, &model, &err), 0);
     load->rc = model_load_cached(model, store, &cache, &progress, &saved, load->cancel, &load->err);
     load->read_bytes = model_bytes_read(model);

@@ -38,12 +38,13 @@ static int teardown(void **state) {
 static void run(int tp, int pp, bool ep, const int *layers, float *logits) {
     int32_t tokens[N_TOKENS];
     struct err err;
-    json_t *overrides = json_loads("{\"num_hidden_layers\": 3, \"hidden_size\": 192, \"head_dim\": 16, \"moe_intermediate_size\": 256, \"vocab_size\": 1024}", 0, NULL);
+    json_t *overrides = json_pack("{s:i, s:i, s:i, s:i, s:i}", "num_hidden_layers", 3, "hidden_size", 192, "head_dim", 16,
+                                  "moe_intermediate_size", 256, "vocab_size", N_VOCAB);
     for (int i = 0; i < N_TOKENS; i++)
         tokens[i] = (i * 37 + 11) % N_VOCAB;
     struct rig_seq seq = {.tokens = tokens, .n_tokens = N_TOKENS, .n_prompt = N_TOKENS - 4, .logits = logits};
-    struct rig rig = {.path = model_files_folder, .kv_dtype = DTYPE_F32, .tp = tp, .pp = pp, .expert_parallel = ep, .layers_per_stage = layers,
-                      .is_dummy = true, .dummy = DTYPE_F32, .overrides = overrides};
+    struct rig rig = {.path = model_files_folder, .kv_dtype = DTYPE_F32, .tp = tp, .pp = pp, .expert_parallel = ep,
+                      .layers_per_stage = layers, .is_dummy = true, .dummy = DTYPE_F32, .overrides = overrides};
     if (rig_run(&rig, &seq, 1, &err) != 0)
         fail_msg("%s", err.msg);
     json_decref(overrides);

@@ -128,7 +128,8 @@ static void *load_rank(void *arg) {
     seat->rc = -1;
     if (team_create(1, NULL, &seat->team, &err) != 0 || model_split_compute(&config, 8, 2, false, NULL, seat->rank, &split, &err) != 0)
         return NULL;
-    struct model_opts opts = {.team = seat->team, .kv_dtype = DTYPE_BF16, .block_size = 16, .max_step_tokens = 8, .max_step_seqs = 2, .max_context = 64};
+    struct model_opts opts = {
+        .team = seat->team, .kv_dtype = DTYPE_BF16, .block_size = 16, .max_step_tokens = 8, .max_step_seqs = 2, .max_context = 64};
     if (model_create(&config, &split, &opts, &seat->model, &err) == 0)
         seat->rc = seat->through_cache ? model_load_cached(seat->model, store, &cache, &progress, &saved, NULL, &err)
                                        : model_load(seat->model, store, &progress, NULL, &err);

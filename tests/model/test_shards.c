@@ -45,7 +45,8 @@ static uint64_t bytes_read(const char *path, struct split s) {
         struct model_split split;
         struct model *model;
         model_progress progress = 0;
-        struct model_opts opts = {.team = team, .kv_dtype = DTYPE_BF16, .block_size = 16, .max_step_tokens = 8, .max_step_seqs = 2, .max_context = 64};
+        struct model_opts opts = {
+            .team = team, .kv_dtype = DTYPE_BF16, .block_size = 16, .max_step_tokens = 8, .max_step_seqs = 2, .max_context = 64};
         assert_int_equal(model_split_compute(&config, s.tp, s.pp, s.expert_parallel, NULL, rank, &split, &err), 0);
         assert_int_equal(model_create(&config, &split, &opts, &model, &err), 0);
         if (model_load(model, store, &progress, NULL, &err) != 0)
