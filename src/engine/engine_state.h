@@ -61,6 +61,7 @@ struct engine {
     int64_t usual_ns[STEP_SIZES]; /* how long a step takes at least, by the logarithm of its tokens; 0: not known */
     int64_t logged_ms;
     struct engine_stats logged; /* as they were then */
+    double logged_hit_rate;
     struct engine_stats now;    /* as counted by the engine thread; published once a turn */
     struct engine_stream *streams;  /* all that the engine has taken */
     struct engine_stream *told;     /* those with events that their readers do not know of */

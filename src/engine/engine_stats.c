@@ -48,13 +48,15 @@ void engine_log_stats(struct engine *engine) {
     double queries = (double)(now->prefix_queries - engine->logged.prefix_queries);
     double hits = (double)(now->prefix_hits - engine->logged.prefix_hits);
     engine->logged_ms = now_ms;
+    if (queries > 0) /* as long as nobody asks, the last rate holds */
+        engine->logged_hit_rate = hits / queries;
     engine->logged = *now;
     if (prompt + generation == 0 && now->n_running + now->n_waiting == 0)
         return;
     log_info("Avg prompt throughput: %.1f tokens/s, Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
              "KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%",
              prompt * 1000 / (double)gap_ms, generation * 1000 / (double)gap_ms, now->n_running, now->n_waiting, now->kv_usage * 100,
-             queries > 0 ? hits / queries * 100 : 0.0);
+             engine->logged_hit_rate * 100);
 }
 
 void engine_stats_read(struct engine *engine, struct engine_stats *ret) {
