@@ -51,7 +51,8 @@ int launch_args_make(const struct cluster *cluster, int node, const char *interf
     launch_addr_text(&cluster->bound, driver, sizeof driver);
     snprintf(slot, sizeof slot, "%d", node);
     ret->n = 0;
-    if (add_arg(ret, cluster->opts.role != NULL ? cluster->opts.role : "worker", err) != 0 || add_option(ret, "--driver", driver, err) != 0 || add_option(ret, "--slot", slot, err) != 0 ||
+    if (add_arg(ret, cluster->opts.role != NULL ? cluster->opts.role : "worker", err) != 0 ||
+        add_option(ret, "--driver", driver, err) != 0 || add_option(ret, "--slot", slot, err) != 0 ||
         add_option(ret, "--interface", interface, err) != 0 || add_option(ret, "--cpu-max", cluster->opts.cpu_max, err) != 0 ||
         add_option(ret, "--log-level", cluster->opts.log_level, err) != 0)
         return -1;

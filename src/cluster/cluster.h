@@ -1,8 +1,8 @@
 /*
  * A launch: the worker processes of all nodes, from placement to the last one's end. Backends: `mp` (one local
  * worker process), `ray` (one job per node over Ray's REST interface), `hand` (workers that users start with
- * --node-rank on other machines) and `ssh` (one process per host, for surveys). However they start, workers connect back, prove that they belong to this launch,
- * and say HELLO; the driver refuses a different build with both named.
+ * --node-rank on other machines) and `ssh` (one process per host, for surveys). However they start, workers connect back, prove that they
+ * belong to this launch, and say HELLO; the driver refuses a different build with both named.
  *
  * A survey is a launch that only looks: one agent on every node, and whoever cannot be reached is left out, with the reason,
  * instead of failing the rest. A different build joins it too, since telling of it is the point.
@@ -21,7 +21,14 @@
 #include "net/iface.h"
 
 enum cluster_backend { CLUSTER_MP, CLUSTER_RAY, CLUSTER_HAND, CLUSTER_SSH };
-enum { CLUSTER_MAX_NODES = 64, CLUSTER_NAME_BYTES = 64, CLUSTER_BUILD_BYTES = 128, CLUSTER_MISSING_BYTES = 1024, CLUSTER_PROTOCOL = 1, CLUSTER_HAND_PORT = 29501 };
+enum {
+    CLUSTER_MAX_NODES = 64,
+    CLUSTER_NAME_BYTES = 64,
+    CLUSTER_BUILD_BYTES = 128,
+    CLUSTER_MISSING_BYTES = 1024,
+    CLUSTER_PROTOCOL = 1,
+    CLUSTER_HAND_PORT = 29501
+};
 
 struct cluster_opts {
     enum cluster_backend backend;
@@ -40,8 +47,8 @@ struct cluster_opts {
     const char *master_addr; /* where the driver listens */
     uint16_t master_port;    /* 0: CLUSTER_HAND_PORT */
     /* survey */
-    bool is_survey;   /* n_nodes 0: all that there are */
-    const char *role; /* the command that workers are started as; NULL: "worker" */
+    bool is_survey;           /* n_nodes 0: all that there are */
+    const char *role;         /* the command that workers are started as; NULL: "worker" */
     const char *const *hosts; /* ssh: names or addresses, "user@host" allowed */
     int n_hosts;
     const char *ssh_command; /* program and options, split at spaces; NULL: "ssh" */

@@ -189,8 +189,11 @@ int cluster_spawn_start(const struct cluster *cluster, int node, const char *int
         return -1;
     for (int i = 0; i < args.n; i++)
         argv[1 + i] = args.items[i];
-    struct cluster_spawn_command command = {
-        .what = "worker process", .program = "/proc/self/exe", .argv = argv, .env_secret = &cluster->secret, .is_quiet = cluster->opts.is_survey};
+    struct cluster_spawn_command command = {.what = "worker process",
+                                            .program = "/proc/self/exe",
+                                            .argv = argv,
+                                            .env_secret = &cluster->secret,
+                                            .is_quiet = cluster->opts.is_survey};
     return cluster_spawn_run(&command, ret, err);
 }
 

@@ -49,7 +49,8 @@ static int split_hosts(const char *text, char room[HOSTS_BYTES], const char *ret
     return n > 0 ? n : err_set(err, ERR_INVALID, "--hosts names no host");
 }
 
-/* Layers and width of the model, for what the links mean. Without them that part is left out: whether the model is there, the nodes tell. */
+/* Layers and width of the model, for what the links mean. Without them that part is left out: whether the model is there, the nodes tell.
+ */
 static void read_load(const struct options *o, struct verify_load *ret) {
     char path[PATH_MAX];
     struct weights_store *store = NULL;
@@ -94,7 +95,9 @@ static int verify_nodes(const struct options *o, bool *ret_passed, struct err *e
     char room[HOSTS_BYTES], *model_path = o->model == NULL ? NULL : realpath(o->model, NULL);
     struct cluster *cluster = NULL;
     struct verify_result result = {0};
-    struct cluster_opts opts = {.backend = o->verify.local ? CLUSTER_MP : o->verify.hosts != NULL ? CLUSTER_SSH : CLUSTER_RAY,
+    struct cluster_opts opts = {.backend = o->verify.local           ? CLUSTER_MP
+                                           : o->verify.hosts != NULL ? CLUSTER_SSH
+                                                                     : CLUSTER_RAY,
                                 .tp_size = 1,
                                 .pp_size = 1,
                                 .is_survey = true,

@@ -13,7 +13,8 @@ static void log_result(const struct verify_result *result) {
     for (int i = 0; i < result->findings.n; i++) {
         const struct verify_finding *item = &result->findings.items[i];
         if (item->status == VERIFY_WARN)
-            log_warning("Verification: %s: %s: %s", item->node == VERIFY_ALL ? "all nodes" : result->names[item->node], item->check, item->text);
+            log_warning("Verification: %s: %s: %s", item->node == VERIFY_ALL ? "all nodes" : result->names[item->node], item->check,
+                        item->text);
     }
     log_info("Verified %d nodes in %.1f s: %d ok, %d warning(s)", result->n_nodes, result->seconds,
              verify_findings_count(&result->findings, VERIFY_OK), verify_findings_count(&result->findings, VERIFY_WARN));

@@ -4,7 +4,8 @@
 
 #include "cmd/launch.h"
 
-/* As --verify says. A failure prints the table to stderr and is an error; warnings are logged when there are several nodes. Main thread; blocks. */
+/* As --verify says. A failure prints the table to stderr and is an error; warnings are logged when there are several nodes. Main thread;
+ * blocks. */
 int cmd_verify_launch(const struct cmd_launch *launch, struct err *err);
 
 #endif

@@ -21,8 +21,8 @@
 enum { DRIVER_TIMEOUT_MS = 10000 };
 
 /* Joins, and answers questions until something else comes. *ret_fd is then the caller's to close. */
-static int join_and_answer(const struct cluster_join_opts *join, const char *cpu_max, int64_t clock_offset_ms, int *ret_fd, struct net_iface *ret_iface,
-                           struct err *err) {
+static int join_and_answer(const struct cluster_join_opts *join, const char *cpu_max, int64_t clock_offset_ms, int *ret_fd,
+                           struct net_iface *ret_iface, struct err *err) {
     enum kernels_isa isa = kernels_isa_detect();
     if (cpu_max != NULL && kernels_isa_parse(cpu_max, &isa, err) != 0)
         return -1;

@@ -18,7 +18,15 @@
 #include "verify/checks.h"
 #include "verify/probe.h"
 
-enum { SEND_TIMEOUT_MS = 5000, PEEK_NAP_MS = 1, REDUCE_CONNECT_MS = 5000, REDUCE_OP_MS = 5000, REDUCE_MAX = 1000, REDUCE_WARM = 5, FLOATS_MAX = 1 << 20 };
+enum {
+    SEND_TIMEOUT_MS = 5000,
+    PEEK_NAP_MS = 1,
+    REDUCE_CONNECT_MS = 5000,
+    REDUCE_OP_MS = 5000,
+    REDUCE_MAX = 1000,
+    REDUCE_WARM = 5,
+    FLOATS_MAX = 1 << 20
+};
 
 struct agent {
     const struct verify_agent_opts *opts;
@@ -77,8 +85,10 @@ static int npu_opts(const json_t *ask, struct check_npu_opts *ret, struct err *e
     int64_t n;
     if (get_int(ask, "n_npus", 0, 64, &n, err) != 0)
         return -1;
-    *ret = (struct check_npu_opts){
-        .hccn_tool = get_str(ask, "hccn_tool"), .npu_smi = get_str(ask, "npu_smi"), .hccn_conf = get_str(ask, "hccn_conf"), .n_npus = (int)n};
+    *ret = (struct check_npu_opts){.hccn_tool = get_str(ask, "hccn_tool"),
+                                   .npu_smi = get_str(ask, "npu_smi"),
+                                   .hccn_conf = get_str(ask, "hccn_conf"),
+                                   .n_npus = (int)n};
     return 0;
 }
 
@@ -145,7 +155,7 @@ static int on_probe(struct agent *agent, const json_t *ask, json_t *answer, stru
     const struct {
         const char *key;
         double value;
-    } figures[] = {{"connect_us", result.connect_us}, {"small_us", result.small_us}, {"small_p99_us", result.small_p99_us},
+    } figures[] = {{"connect_us", result.connect_us}, {"small_us", result.small_us},         {"small_p99_us", result.small_p99_us},
                    {"large_us", result.large_us},     {"large_p99_us", result.large_p99_us}, {"mbits_1", result.mbits_1},
                    {"mbits_n", result.mbits_n},       {"frame_tried", result.frame_tried},   {"frame_passed", result.frame_passed}};
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
@@ -242,8 +252,9 @@ static int on_reduce(struct agent *agent, const json_t *ask, json_t *answer, str
 static const struct {
     const char *name;
     int (*answer)(struct agent *agent, const json_t *ask, json_t *answer, struct err *err);
-} questions[] = {{"clock", on_clock}, {"node", on_node},   {"model", on_model},             {"npu", on_npu},       {"npu_ping", on_npu_ping},
-                 {"open", on_open},   {"probe", on_probe}, {"reduce_open", on_reduce_open}, {"reduce", on_reduce}, {"iface", on_iface}};
+} questions[] = {{"clock", on_clock},       {"node", on_node},  {"model", on_model}, {"npu", on_npu},
+                 {"npu_ping", on_npu_ping}, {"open", on_open},  {"probe", on_probe}, {"reduce_open", on_reduce_open},
+                 {"reduce", on_reduce},     {"iface", on_iface}};
 
 static int answer_to(struct agent *agent, const char *text, size_t len_bytes, struct err *err) {
     json_t *ask = json_parse(text, len_bytes, err);

@@ -17,8 +17,8 @@
 struct verify_asker {
     const struct cluster_node *nodes; /* borrowed */
     int n_nodes;
-    bool (*is_cancelled)(void *ctx); /* or NULL */
-    bool is_stopped;                 /* it has said so: no question is sent or waited for any more */
+    bool (*is_cancelled)(void *ctx);  /* or NULL */
+    bool is_stopped;                  /* it has said so: no question is sent or waited for any more */
     struct verify_findings *findings; /* borrowed: where lines about lost nodes go */
     bool is_lost[CLUSTER_MAX_NODES];  /* at the start: whoever has no connection */
     int64_t last_id, pinged_ms;
@@ -31,7 +31,7 @@ void verify_asker_finish(struct verify_asker *asker);
 /* One question to one node. answer: new reference, set by verify_ask_all; NULL when the node is lost or refused (trouble says why). */
 struct verify_ask {
     int node;
-    json_t *ask; /* given away to verify_ask_all */
+    json_t *ask;      /* given away to verify_ask_all */
     const char *what; /* for lines: "its interface and memory" */
     int timeout_ms;
     json_t *answer;

@@ -24,8 +24,9 @@ static void check_memory(struct verify_findings *findings, json_t *facts) {
     progress_bytes_text(available, available_text);
     json_object_set_new(facts, "memory_available", json_integer((json_int_t)available));
     bool is_short = available < (uint64_t)MEMORY_LEAST_MIB << 20 || available < total / 20;
-    verify_findings_add(findings, 0, is_short ? VERIFY_WARN : VERIFY_OK, "memory", is_short ? "See what uses it (top), or choose another node" : NULL,
-                        "%s of %s free%s", available_text, total_text, is_short ? ": little for weights and KV cache" : "");
+    verify_findings_add(findings, 0, is_short ? VERIFY_WARN : VERIFY_OK, "memory",
+                        is_short ? "See what uses it (top), or choose another node" : NULL, "%s of %s free%s", available_text, total_text,
+                        is_short ? ": little for weights and KV cache" : "");
 }
 
 /* The number behind "Name:" in /proc/meminfo; 0 when it is not there. */
@@ -65,7 +66,8 @@ static void check_numa(struct verify_findings *findings) {
     if (hwloc_topology_load(topology) != 0) {
         verify_findings_add(findings, 0, VERIFY_NOTE, "numa", NULL, "hwloc cannot tell the layout");
     } else {
-        int n_nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE), n_packages = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PACKAGE);
+        int n_nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE),
+            n_packages = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PACKAGE);
         int n_cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE), n_empty = 0;
         for (int i = 0; i < n_nodes; i++) {
             hwloc_obj_t node = hwloc_get_obj_by_type(topology, HWLOC_OBJ_NUMANODE, (unsigned)i);
@@ -74,8 +76,8 @@ static void check_numa(struct verify_findings *findings) {
         bool is_odd = n_empty > 0 && n_nodes > 1;
         verify_findings_add(findings, 0, is_odd ? VERIFY_WARN : VERIFY_OK, "numa",
                             is_odd ? "Memory sticks may be missing or in the wrong slots: CPUs there read everything from afar" : NULL,
-                            "%d package(s), %d NUMA node(s), %d core(s), %d CPU(s) for this process%s", n_packages, n_nodes, n_cores, host_cpus(),
-                            is_odd ? "; a NUMA node has no memory" : "");
+                            "%d package(s), %d NUMA node(s), %d core(s), %d CPU(s) for this process%s", n_packages, n_nodes, n_cores,
+                            host_cpus(), is_odd ? "; a NUMA node has no memory" : "");
     }
     hwloc_topology_destroy(topology);
 }
@@ -84,8 +86,9 @@ static void check_cpu(const char *level, struct verify_findings *findings, json_
     bool is_slow = strcmp(level, "c") == 0;
     json_object_set_new(facts, "cpu", json_string(level));
     json_object_set_new(facts, "n_cpus", json_integer(host_cpus()));
-    verify_findings_add(findings, 0, is_slow ? VERIFY_WARN : VERIFY_OK, "cpu", is_slow ? "A virtual machine may hide them: set its CPU model to 'host'" : NULL,
-                        "%d CPU(s), kernels for %s%s", host_cpus(), level, is_slow ? ": no AVX2, which is many times slower" : "");
+    verify_findings_add(findings, 0, is_slow ? VERIFY_WARN : VERIFY_OK, "cpu",
+                        is_slow ? "A virtual machine may hide them: set its CPU model to 'host'" : NULL, "%d CPU(s), kernels for %s%s",
+                        host_cpus(), level, is_slow ? ": no AVX2, which is many times slower" : "");
 }
 
 static void limit_text(rlim_t limit, char ret_text[32]) {
@@ -103,7 +106,8 @@ static void check_limits(struct verify_findings *findings) {
     limit_text(files.rlim_cur, soft);
     limit_text(files.rlim_max, hard);
     enum verify_status status = files.rlim_max < FILES_LEAST ? VERIFY_FAIL : files.rlim_max < FILES_WANTED ? VERIFY_WARN : VERIFY_OK;
-    verify_findings_add(findings, 0, status, "open files", status == VERIFY_OK ? NULL : "Raise the hard limit: ulimit -Hn, or LimitNOFILE= of the service",
+    verify_findings_add(findings, 0, status, "open files",
+                        status == VERIFY_OK ? NULL : "Raise the hard limit: ulimit -Hn, or LimitNOFILE= of the service",
                         "%s, may be raised to %s", soft, hard);
     limit_text(locked.rlim_cur == RLIM_INFINITY ? RLIM_INFINITY : locked.rlim_cur / 1024, locked_text);
     verify_findings_add(findings, 0, VERIFY_OK, "memlock", NULL, "%s%s (shoal needs none on CPUs)", locked_text,
@@ -120,7 +124,8 @@ static void check_name(const char *address, struct verify_findings *findings) {
     struct tool_run run = {.args = {"getent", "ahosts", name}, .timeout_ms = NAME_TIMEOUT_MS};
     tool_run_all(&run, 1);
     if (run.end != TOOL_EXITED || run.code != 0 || run.output[0] == '\0') {
-        verify_findings_add(findings, 0, VERIFY_NOTE, "name", NULL, "%s has no address here; shoal and Ray go by addresses (%s)", name, address);
+        verify_findings_add(findings, 0, VERIFY_NOTE, "name", NULL, "%s has no address here; shoal and Ray go by addresses (%s)", name,
+                            address);
         return;
     }
     int n = net_iface_list(list, MAX_IFACES, NULL);
@@ -133,8 +138,8 @@ static void check_name(const char *address, struct verify_findings *findings) {
             is_own |= strcmp(host, list[i].host) == 0;
     }
     verify_findings_add(findings, 0, is_own ? VERIFY_OK : VERIFY_WARN, "name",
-                        is_own ? NULL : "Correct /etc/hosts or the name server: programs that go by names will reach another machine", "%s is %s%s", name,
-                        host, is_own ? "" : ", which is no address of this node");
+                        is_own ? NULL : "Correct /etc/hosts or the name server: programs that go by names will reach another machine",
+                        "%s is %s%s", name, host, is_own ? "" : ", which is no address of this node");
 }
 
 void check_host(const char *cpu_level, const char *address, bool is_quick, struct verify_findings *findings, json_t *facts) {

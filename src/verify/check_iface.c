@@ -85,7 +85,8 @@ static int read_link(const char *iface, struct link_state *ret, struct err *err)
     int result = -1;
     ssize_t n;
     if (mnl_socket_bind(sock, 0, MNL_SOCKET_AUTOPID) < 0 || mnl_socket_sendto(sock, header, header->nlmsg_len) < 0 ||
-        (n = mnl_socket_recvfrom(sock, in, sizeof in)) <= 0 || mnl_cb_run(in, (size_t)n, 1, mnl_socket_get_portid(sock), on_link, &state) < 0)
+        (n = mnl_socket_recvfrom(sock, in, sizeof in)) <= 0 ||
+        mnl_cb_run(in, (size_t)n, 1, mnl_socket_get_portid(sock), on_link, &state) < 0)
         err_set(err, ERR_IO, "netlink does not tell of %s: %s", iface, strerror(errno));
     else
         result = 0;
@@ -154,7 +155,8 @@ static void check_route(const struct check_iface_opts *opts, const struct net_if
         verify_findings_add(findings, 0, VERIFY_FAIL, "route", "Bring the interface up, or give it an address in the other nodes' network",
                             "no route to %s: %s", opts->toward, strerror(why));
     else if (strcmp(source, opts->address) != 0)
-        verify_findings_add(findings, 0, VERIFY_WARN, "route", "If the other nodes cannot reach this address, choose the interface with --interface",
+        verify_findings_add(findings, 0, VERIFY_WARN, "route",
+                            "If the other nodes cannot reach this address, choose the interface with --interface",
                             "%s (%s) was chosen, but the way to %s is from %s", own->name, opts->address, opts->toward, source);
     else
         verify_findings_add(findings, 0, VERIFY_OK, "route", NULL, "to %s from %s over %s", opts->toward, source, own->name);
@@ -166,7 +168,8 @@ static void check_counters(const char *iface, const struct link_state *state, st
     if (!state->has_stats)
         verify_findings_add(findings, 0, VERIFY_NOTE, "errors", NULL, "%s keeps no counters", iface);
     else if (errors * 1000000 > packets * BAD_PER_MILLION || drops * 1000000 > packets * BAD_PER_MILLION * 10)
-        verify_findings_add(findings, 0, VERIFY_WARN, "errors", "Look at cable, transceiver and switch port if the numbers still grow (ip -s link)",
+        verify_findings_add(findings, 0, VERIFY_WARN, "errors",
+                            "Look at cable, transceiver and switch port if the numbers still grow (ip -s link)",
                             "%s has counted %llu errors and %llu drops in %llu packets", iface, errors, drops, packets);
     else
         verify_findings_add(findings, 0, VERIFY_OK, "errors", NULL, "%llu errors, %llu drops in %llu packets", errors, drops, packets);
@@ -189,8 +192,8 @@ static void check_lldp(const char *iface, struct verify_findings *findings) {
     tool_run_all(&run, 1);
     tool_end_text(&run, end, sizeof end);
     if (run.end != TOOL_EXITED || run.code != 0) {
-        verify_findings_add(findings, 0, VERIFY_NOTE, "lldp", NULL, "not asked: %s%s%s", run.end == TOOL_NOT_FOUND ? "lldpd is not installed" : end,
-                            run.output[0] ? ": " : "", run.output);
+        verify_findings_add(findings, 0, VERIFY_NOTE, "lldp", NULL, "not asked: %s%s%s",
+                            run.end == TOOL_NOT_FOUND ? "lldpd is not installed" : end, run.output[0] ? ": " : "", run.output);
         return;
     }
     json_t *json = json_parse(run.output, strlen(run.output), NULL);
@@ -204,7 +207,8 @@ static void check_lldp(const char *iface, struct verify_findings *findings) {
     else if (name == NULL && port_name == NULL)
         verify_findings_add(findings, 0, VERIFY_NOTE, "lldp", NULL, "no neighbour of %s has said who it is", iface);
     else
-        verify_findings_add(findings, 0, VERIFY_OK, "lldp", NULL, "%s is at %s, port %s", iface, name != NULL ? name : "?", port_name != NULL ? port_name : "?");
+        verify_findings_add(findings, 0, VERIFY_OK, "lldp", NULL, "%s is at %s, port %s", iface, name != NULL ? name : "?",
+                            port_name != NULL ? port_name : "?");
     json_decref(json);
 }
 
@@ -226,13 +230,13 @@ static void check_link(const struct check_iface_opts *opts, const struct net_ifa
         verify_findings_add(findings, 0, VERIFY_FAIL, "link", "Choose the interface with --interface",
                             "%s was chosen, which other nodes cannot reach", own->name);
     else if (speed > 0 && speed < SLOW_MBITS && opts->toward[0] != '\0')
-        verify_findings_add(findings, 0, VERIFY_WARN, "link", "Is this the right interface, and is it what its port and cable can do?", "%s up, only %s",
-                            own->name, speed_text);
+        verify_findings_add(findings, 0, VERIFY_WARN, "link", "Is this the right interface, and is it what its port and cable can do?",
+                            "%s up, only %s", own->name, speed_text);
     else
         verify_findings_add(findings, 0, VERIFY_OK, "link", NULL, "%s up, %s", own->name, own->is_loopback ? "loopback" : speed_text);
     if (state->mtu < MTU_LEAST)
-        verify_findings_add(findings, 0, VERIFY_WARN, "mtu", "Set it to 1500, or to 9000 where the switch passes that", "%s has an MTU of %u", own->name,
-                            state->mtu);
+        verify_findings_add(findings, 0, VERIFY_WARN, "mtu", "Set it to 1500, or to 9000 where the switch passes that",
+                            "%s has an MTU of %u", own->name, state->mtu);
     else
         verify_findings_add(findings, 0, VERIFY_OK, "mtu", NULL, "%u on %s", state->mtu, own->name);
 }
@@ -268,7 +272,8 @@ void check_iface(const struct check_iface_opts *opts, struct verify_findings *fi
     char text[VERIFY_TEXT_BYTES];
     const struct net_iface *own = find_address(list, n, opts->address);
     if (own == NULL) {
-        verify_findings_add(findings, 0, VERIFY_FAIL, "interface", "Choose one with --interface", "no interface has the address %s", opts->address);
+        verify_findings_add(findings, 0, VERIFY_FAIL, "interface", "Choose one with --interface", "no interface has the address %s",
+                            opts->address);
         return;
     }
     candidates_text(list, n, text, sizeof text);

@@ -13,8 +13,8 @@ static const char *shared_name(long type) {
     static const struct {
         long type;
         const char *name;
-    } known[] = {{0x6969, "NFS"},       {0x0bd00bd3, "Lustre"}, {0x19830326, "BeeGFS"},   {0x47504653, "GPFS"},
-                 {0x00c36400, "CephFS"}, {0xff534d42, "SMB"},    {0x65735546, "FUSE"}, {0x01021997, "9p"}};
+    } known[] = {{0x6969, "NFS"},        {0x0bd00bd3, "Lustre"}, {0x19830326, "BeeGFS"}, {0x47504653, "GPFS"},
+                 {0x00c36400, "CephFS"}, {0xff534d42, "SMB"},    {0x65735546, "FUSE"},   {0x01021997, "9p"}};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (known[i].type == type)
             return known[i].name;
@@ -28,7 +28,8 @@ void check_model(const char *model, const char *revision, const char *download_d
     struct statfs fs;
     if (weights_hub_resolve(model, revision[0] ? revision : NULL, download_dir[0] ? download_dir : NULL, path, &err) != 0 ||
         weights_store_open(path, &store, &err) != 0 || weights_store_fingerprint(store, fingerprint, &err) != 0) {
-        verify_findings_add(findings, 0, VERIFY_FAIL, "model", "Copy the model to the same place on every node, or mount the shared cache", "%s", err.msg);
+        verify_findings_add(findings, 0, VERIFY_FAIL, "model", "Copy the model to the same place on every node, or mount the shared cache",
+                            "%s", err.msg);
         weights_store_close(store);
         return;
     }
@@ -36,7 +37,7 @@ void check_model(const char *model, const char *revision, const char *download_d
     progress_bytes_text(weights_store_bytes(store), size);
     json_object_set_new(facts, "fingerprint", json_string(fingerprint));
     json_object_set_new(facts, "model_bytes", json_integer((json_int_t)weights_store_bytes(store)));
-    verify_findings_add(findings, 0, VERIFY_OK, "model", NULL, "%s, %s of weights%s%s, fingerprint %s", path, size, shared != NULL ? ", on " : "",
-                        shared != NULL ? shared : "", fingerprint);
+    verify_findings_add(findings, 0, VERIFY_OK, "model", NULL, "%s, %s of weights%s%s, fingerprint %s", path, size,
+                        shared != NULL ? ", on " : "", shared != NULL ? shared : "", fingerprint);
     weights_store_close(store);
 }

@@ -14,17 +14,26 @@
 #include "verify/npu_parse.h"
 #include "verify/tool.h"
 
-enum { TOOL_TIMEOUT_MS = 2000, SMI_TIMEOUT_MS = 5000, PING_TIMEOUT_MS = 5000, MAX_PINGS = 4096, CONF_LIMIT_BYTES = 1 << 20, REASON_BYTES = 160 };
+enum {
+    TOOL_TIMEOUT_MS = 2000,
+    SMI_TIMEOUT_MS = 5000,
+    PING_TIMEOUT_MS = 5000,
+    MAX_PINGS = 4096,
+    CONF_LIMIT_BYTES = 1 << 20,
+    REASON_BYTES = 160
+};
 
 enum kind { KIND_LLDP, KIND_LINK, KIND_HEALTH, KIND_NETDETECT, KIND_GATEWAY, KIND_IP, KIND_TLS, N_KINDS };
 
 static const struct {
     const char *flag, *check, *advice;
 } kinds[N_KINDS] = {
-    [KIND_LLDP] = {"-lldp", "npu switch", "Look at the cable to the switch; an empty answer can also mean a 400GE port of the switch that is not split"},
+    [KIND_LLDP] = {"-lldp", "npu switch",
+                   "Look at the cable to the switch; an empty answer can also mean a 400GE port of the switch that is not split"},
     [KIND_LINK] = {"-link", "npu link", "Look at the optical module and the cable, and at the port of the switch"},
     [KIND_HEALTH] = {"-net_health", "npu health", "See that the probe address answers: hccn_tool -i N -netdetect -g"},
-    [KIND_NETDETECT] = {"-netdetect", "npu probe", "Set an address that always answers, such as the gateway: hccn_tool -i N -netdetect -s address GATEWAY"},
+    [KIND_NETDETECT] = {"-netdetect", "npu probe",
+                        "Set an address that always answers, such as the gateway: hccn_tool -i N -netdetect -s address GATEWAY"},
     [KIND_GATEWAY] = {"-gateway", "npu gateway", "Set it: hccn_tool -i N -gateway -s gateway ADDRESS"},
     [KIND_IP] = {"-ip", "npu address", "Set it: hccn_tool -i N -ip -s address A netmask M"},
     [KIND_TLS] = {"-tls", "npu tls", "Ask again by hand: hccn_tool -i N -tls -g"},
@@ -37,7 +46,7 @@ struct npu {
     enum npu_peer peer;
     char port[NPU_PORT_BYTES], health[NPU_HEALTH_BYTES];
     char netdetect[NPU_ADDR_BYTES], gateway[NPU_ADDR_BYTES], address[NPU_ADDR_BYTES], mask[NPU_ADDR_BYTES]; /* "": none */
-    int tls; /* -1: not known */
+    int tls;                                                                                                /* -1: not known */
 };
 
 static bool is_given(const char *text) { return text != NULL && text[0] != '\0'; }
@@ -80,7 +89,8 @@ static int ask_smi(const struct check_npu_opts *opts, int ret_ids[NPU_MAX], stru
     int n_rows = run.end == TOOL_EXITED && run.code == 0 ? npu_parse_smi(run.output, rows) : 0, n = 0;
     tool_end_text(&run, end, sizeof end);
     if (n_rows == 0) {
-        verify_findings_add(findings, 0, VERIFY_FAIL, "npu-smi", "Is the driver loaded? Run npu-smi info by hand", "no table of NPUs: %s: %.200s", end, run.output);
+        verify_findings_add(findings, 0, VERIFY_FAIL, "npu-smi", "Is the driver loaded? Run npu-smi info by hand",
+                            "no table of NPUs: %s: %.200s", end, run.output);
         return 0;
     }
     enum verify_status status = VERIFY_OK;
@@ -176,7 +186,8 @@ static void add_kind_line(const struct npu *npus, int n, enum kind kind, struct 
             continue;
         worst = npus[i].status[kind] > worst ? npus[i].status[kind] : worst;
         if (used < sizeof text)
-            used += (size_t)snprintf(text + used, sizeof text - used, "%sNPU %d: %s", used > 0 ? "; " : "", npus[i].id, npus[i].reason[kind]);
+            used +=
+                (size_t)snprintf(text + used, sizeof text - used, "%sNPU %d: %s", used > 0 ? "; " : "", npus[i].id, npus[i].reason[kind]);
     }
     if (used == 0)
         good_text(npus, n, kind, text, sizeof text);
@@ -184,8 +195,8 @@ static void add_kind_line(const struct npu *npus, int n, enum kind kind, struct 
 }
 
 /* One key of the file against one answer. */
-static void compare_conf(const char *conf, const struct npu *npu, const char *key, const char *answer, char *text, size_t size_bytes, size_t *used,
-                         enum verify_status *status) {
+static void compare_conf(const char *conf, const struct npu *npu, const char *key, const char *answer, char *text, size_t size_bytes,
+                         size_t *used, enum verify_status *status) {
     char value[NPU_ADDR_BYTES];
     bool has_answer = answer[0] != '\0' && strcmp(answer, "0.0.0.0") != 0;
     bool is_there = npu_parse_conf(conf, key, npu->id, value) == 0;
@@ -194,8 +205,8 @@ static void compare_conf(const char *conf, const struct npu *npu, const char *ke
         return;
     if (is_there) {
         own = VERIFY_FAIL;
-        *used += (size_t)snprintf(text + *used, size_bytes - *used, "%s%s_%d is %s there and %s on the NPU", *used > 0 ? "; " : "", key, npu->id, value,
-                                  has_answer ? answer : "not set");
+        *used += (size_t)snprintf(text + *used, size_bytes - *used, "%s%s_%d is %s there and %s on the NPU", *used > 0 ? "; " : "", key,
+                                  npu->id, value, has_answer ? answer : "not set");
     } else {
         own = VERIFY_WARN;
         *used += (size_t)snprintf(text + *used, size_bytes - *used, "%s%s_%d is not there, but set on the NPU: gone after the next start",
@@ -213,7 +224,8 @@ static void check_conf(const struct check_npu_opts *opts, const struct npu *npus
     struct err err;
     buf_init(&conf, CONF_LIMIT_BYTES);
     if (file_read(path, &conf, &err) != 0) {
-        verify_findings_add(findings, 0, VERIFY_WARN, "hccn.conf", "Without it the NPUs lose their addresses at the next start", "%s", err.msg);
+        verify_findings_add(findings, 0, VERIFY_WARN, "hccn.conf", "Without it the NPUs lose their addresses at the next start", "%s",
+                            err.msg);
         buf_finish(&conf);
         return;
     }
@@ -234,17 +246,18 @@ static void check_conf(const struct check_npu_opts *opts, const struct npu *npus
                 compare_conf(buf_str(&conf), &npus[i], "tls_enable", npus[i].tls ? "1" : "0", text, sizeof text, &used, &status);
         }
     }
-    verify_findings_add(findings, 0, status, "hccn.conf", status == VERIFY_OK ? NULL : "Set both alike: the file counts at the next start", "%s: %s", path,
-                        used > 0 ? text : "agrees with the NPUs");
+    verify_findings_add(findings, 0, status, "hccn.conf", status == VERIFY_OK ? NULL : "Set both alike: the file counts at the next start",
+                        "%s: %s", path, used > 0 ? text : "agrees with the NPUs");
     buf_finish(&conf);
 }
 
 static json_t *npu_facts(const struct npu *npus, int n) {
-    static const char *const peers[] = {[NPU_PEER_NONE] = "none", [NPU_PEER_SWITCH] = "switch", [NPU_PEER_NPU] = "npu", [NPU_PEER_OTHER] = "other"};
+    static const char *const peers[] = {
+        [NPU_PEER_NONE] = "none", [NPU_PEER_SWITCH] = "switch", [NPU_PEER_NPU] = "npu", [NPU_PEER_OTHER] = "other"};
     json_t *list = json_array();
     for (int i = 0; i < n; i++)
-        json_array_append_new(list, json_pack("{s:i, s:s, s:s, s:i, s:s}", "id", npus[i].id, "address", npus[i].address, "mask", npus[i].mask, "tls",
-                                              npus[i].tls, "peer", peers[npus[i].peer]));
+        json_array_append_new(list, json_pack("{s:i, s:s, s:s, s:i, s:s}", "id", npus[i].id, "address", npus[i].address, "mask",
+                                              npus[i].mask, "tls", npus[i].tls, "peer", peers[npus[i].peer]));
     return list;
 }
 
@@ -267,7 +280,8 @@ static void ask_hccn(const struct check_npu_opts *opts, const int *ids, int n, s
     }
     tool_run_all(runs, n * N_KINDS);
     if (runs[0].end == TOOL_NOT_FOUND) {
-        verify_findings_add(findings, 0, VERIFY_FAIL, "npu", "Install Ascend's driver package, or give --hccn-tool", "%d NPU(s), but no program '%s'", n, tool);
+        verify_findings_add(findings, 0, VERIFY_FAIL, "npu", "Install Ascend's driver package, or give --hccn-tool",
+                            "%d NPU(s), but no program '%s'", n, tool);
         goto free_memory;
     }
     for (int i = 0; i < n; i++) {
@@ -288,8 +302,8 @@ void check_npu(const struct check_npu_opts *opts, struct verify_findings *findin
     int ids[NPU_MAX], n = ask_smi(opts, ids, findings);
     if (opts->n_npus > 0) {
         if (n > 0 && n != opts->n_npus)
-            verify_findings_add(findings, 0, VERIFY_FAIL, "npu", "A card may have dropped out: see the system's log", "%d NPU(s) are there, --npus says %d", n,
-                                opts->n_npus);
+            verify_findings_add(findings, 0, VERIFY_FAIL, "npu", "A card may have dropped out: see the system's log",
+                                "%d NPU(s) are there, --npus says %d", n, opts->n_npus);
         n = opts->n_npus < NPU_MAX ? opts->n_npus : NPU_MAX;
         for (int i = 0; i < n; i++)
             ids[i] = i;
@@ -319,9 +333,10 @@ json_t *check_npu_pings(const struct check_npu_opts *opts, const json_t *pings) 
         const char *address = json_string_value(json_object_get(ping, "address"));
         int npu = (int)json_integer_value(json_object_get(ping, "npu"));
         snprintf(numbers[i], sizeof numbers[i], "%d", npu);
-        runs[i] = (struct tool_run){.args = {hccn_tool_of(opts), "-i", numbers[i], "-ping", "-g", "address", address == NULL ? "" : address},
-                                    .lane = npu,
-                                    .timeout_ms = PING_TIMEOUT_MS};
+        runs[i] =
+            (struct tool_run){.args = {hccn_tool_of(opts), "-i", numbers[i], "-ping", "-g", "address", address == NULL ? "" : address},
+                              .lane = npu,
+                              .timeout_ms = PING_TIMEOUT_MS};
     }
     if (numbers != NULL)
         tool_run_all(runs, n);
@@ -331,7 +346,8 @@ json_t *check_npu_pings(const struct check_npu_opts *opts, const json_t *pings) 
         bool is_read = npu_parse_ping(runs[i].output, &sent, &received) == 0; /* a ping with loss may have any exit status */
         tool_end_text(&runs[i], end, sizeof end);
         verify_clean_text(runs[i].output, text, sizeof text);
-        json_array_append_new(list, json_pack("{s:i, s:i, s:s, s:s}", "sent", is_read ? sent : 0, "received", received, "end", end, "output", text));
+        json_array_append_new(
+            list, json_pack("{s:i, s:i, s:s, s:s}", "sent", is_read ? sent : 0, "received", received, "end", end, "output", text));
     }
     free(numbers);
     free(runs);

@@ -41,7 +41,8 @@ int verify_findings_count(const struct verify_findings *findings, enum verify_st
 
 /* "ok", "note", "warn", "FAIL" */
 const char *verify_status_name(enum verify_status status);
-/* Copies text so that a terminal and JSON can take it: '?' for what is ill-formed or a control character; newlines and tabs become spaces. */
+/* Copies text so that a terminal and JSON can take it: '?' for what is ill-formed or a control character; newlines and tabs become spaces.
+ */
 void verify_clean_text(const char *text, char *ret_text, size_t size_bytes);
 
 /* New reference: [{"check": …, "status": …, "text": …, "advice": …}, …], with "node" unless is_own. NULL when memory is out. */

@@ -7,7 +7,11 @@
 
 #include "verify/npu_parse.h"
 
-enum { NPU_TIMEOUT_MS = 25000 /* 7 calls one after the other with 2 s each, npu-smi with 5 s, and some air */, PING_TIMEOUT_MS = 5500, MAX_PINGS = 4096 };
+enum {
+    NPU_TIMEOUT_MS = 25000 /* 7 calls one after the other with 2 s each, npu-smi with 5 s, and some air */,
+    PING_TIMEOUT_MS = 5500,
+    MAX_PINGS = 4096
+};
 
 /* One ping from an NPU to its like on another node. */
 struct ping {
@@ -19,8 +23,8 @@ struct ping {
 static const char *tool_or_empty(const char *text) { return text == NULL ? "" : text; }
 
 static json_t *make_ask(const struct verify_opts *opts, const char *name) {
-    return json_pack("{s:s, s:s, s:s, s:s, s:i}", "ask", name, "hccn_tool", tool_or_empty(opts->hccn_tool), "npu_smi", tool_or_empty(opts->npu_smi),
-                     "hccn_conf", tool_or_empty(opts->hccn_conf), "n_npus", opts->n_npus);
+    return json_pack("{s:s, s:s, s:s, s:s, s:i}", "ask", name, "hccn_tool", tool_or_empty(opts->hccn_tool), "npu_smi",
+                     tool_or_empty(opts->npu_smi), "hccn_conf", tool_or_empty(opts->hccn_conf), "n_npus", opts->n_npus);
 }
 
 static void ask_npus(struct verify_asker *asker, const struct verify_opts *opts, json_t **facts) {
@@ -74,15 +78,14 @@ static void compare_tls(struct verify_asker *asker, const struct verify_opts *op
         verify_findings_add(asker->findings, VERIFY_ALL, VERIFY_FAIL, "npu tls", "Set all alike: hccn_tool -i N -tls -s enable 0 (or 1)",
                             "the TLS switch differs: off on %s; on on %s", off, on);
     else if (n[0] + n[1] > 0)
-        verify_findings_add(asker->findings, VERIFY_ALL, VERIFY_OK, "npu tls", NULL, "the TLS switch is %s on all %d NPUs", n[1] > 0 ? "on" : "off", n[0] + n[1]);
+        verify_findings_add(asker->findings, VERIFY_ALL, VERIFY_OK, "npu tls", NULL, "the TLS switch is %s on all %d NPUs",
+                            n[1] > 0 ? "on" : "off", n[0] + n[1]);
 }
 
 static const json_t *find_npu(const json_t *list, json_int_t id) {
     size_t i;
     json_t *npu;
-    json_array_foreach((json_t *)list, i, npu)
-        if (json_integer_value(json_object_get(npu, "id")) == id)
-            return npu;
+    json_array_foreach((json_t *)list, i, npu) if (json_integer_value(json_object_get(npu, "id")) == id) return npu;
     return NULL;
 }
 
@@ -98,7 +101,8 @@ static int list_pings(const struct verify_opts *opts, json_t *const *facts, stru
                 json_int_t id = json_integer_value(json_object_get(npu, "id"));
                 const json_t *peer = from == to ? NULL : find_npu(npus_of(facts, to), id);
                 const char *address = get_str(peer, "address");
-                if (peer == NULL || address[0] == '\0' || strlen(address) >= NPU_ADDR_BYTES || get_str(npu, "address")[0] == '\0' || n == MAX_PINGS)
+                if (peer == NULL || address[0] == '\0' || strlen(address) >= NPU_ADDR_BYTES || get_str(npu, "address")[0] == '\0' ||
+                    n == MAX_PINGS)
                     continue;
                 bool is_cabled = strcmp(get_str(npu, "peer"), "npu") == 0;
                 if (is_cabled && !npu_same_network(get_str(npu, "address"), address, get_str(npu, "mask"))) {
@@ -127,7 +131,8 @@ static void run_pings(struct verify_asker *asker, const struct verify_opts *opts
             most = ++*count > most ? *count : most;
         }
         json_object_set_new(ask, "pings", list);
-        asks[node] = (struct verify_ask){.node = node, .what = "pings between NPUs", .timeout_ms = (most + 1) * PING_TIMEOUT_MS, .ask = ask};
+        asks[node] =
+            (struct verify_ask){.node = node, .what = "pings between NPUs", .timeout_ms = (most + 1) * PING_TIMEOUT_MS, .ask = ask};
     }
     verify_ask_all(asker, asks, opts->n_nodes);
     for (int node = 0; node < opts->n_nodes; node++) {
@@ -173,11 +178,12 @@ static void judge_pings(struct verify_asker *asker, const struct verify_opts *op
                          is_whole_back(pings, n, ping) ? ", none the other way round" : "");
             else
                 snprintf(why, sizeof why, "%s", ping->why);
-            used += (size_t)snprintf(bad + used, sizeof bad - used, "%sNPU %d to node %d (%s): %s", used > 0 ? "; " : "", ping->npu, ping->to, ping->address, why);
+            used += (size_t)snprintf(bad + used, sizeof bad - used, "%sNPU %d to node %d (%s): %s", used > 0 ? "; " : "", ping->npu,
+                                     ping->to, ping->address, why);
         }
         if (used > 0)
-            verify_findings_add(asker->findings, node, VERIFY_FAIL, "npu ping", "Look at both cards' ports of the switch, and at addresses, masks and gateways",
-                                "%s", bad);
+            verify_findings_add(asker->findings, node, VERIFY_FAIL, "npu ping",
+                                "Look at both cards' ports of the switch, and at addresses, masks and gateways", "%s", bad);
         else if (n_own > 0)
             verify_findings_add(asker->findings, node, VERIFY_OK, "npu ping", NULL, "%d to NPUs of other nodes, no loss", n_own);
     }

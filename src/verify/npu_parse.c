@@ -55,7 +55,7 @@ int npu_parse_lldp(const char *text, char ret_port[NPU_PORT_BYTES], enum npu_pee
     /* The description is what stands between its own title and the next TLV's. */
     const char *begin = find_line(text, "System Description TLV"), *end = begin == NULL ? NULL : strstr(begin, " TLV");
     size_t len = begin == NULL ? 0 : end == NULL ? strlen(begin) : (size_t)(end - begin);
-    *ret_peer = begin == NULL                                   ? NPU_PEER_NONE
+    *ret_peer = begin == NULL                                ? NPU_PEER_NONE
                 : memmem(begin, len, "AscendNPU", 9) != NULL ? NPU_PEER_NPU
                 : memmem(begin, len, "Routing", 7) != NULL   ? NPU_PEER_SWITCH
                                                              : NPU_PEER_OTHER;

@@ -24,7 +24,9 @@ enum {
     SLOW_MBITS = 1000
 };
 
-static struct verify_pair *pair_of(const struct verify_result *result, int from, int to) { return &result->pairs[from * result->n_nodes + to]; }
+static struct verify_pair *pair_of(const struct verify_result *result, int from, int to) {
+    return &result->pairs[from * result->n_nodes + to];
+}
 
 static double get_real(const json_t *json, const char *key) {
     double value = json_number_value(json_object_get(json, key));
@@ -40,7 +42,8 @@ static void open_servers(struct verify_arena *arena) {
     const struct verify_opts *opts = arena->opts;
     struct verify_ask asks[CLUSTER_MAX_NODES];
     for (int i = 0; i < opts->n_nodes; i++)
-        asks[i] = (struct verify_ask){.node = i, .what = "a listener for measurements", .timeout_ms = OPEN_TIMEOUT_MS, .ask = json_pack("{s:s}", "ask", "open")};
+        asks[i] = (struct verify_ask){
+            .node = i, .what = "a listener for measurements", .timeout_ms = OPEN_TIMEOUT_MS, .ask = json_pack("{s:s}", "ask", "open")};
     verify_ask_all(arena->asker, asks, opts->n_nodes);
     for (int i = 0; i < opts->n_nodes; i++) {
         const char *host = json_string_value(json_object_get(asks[i].answer, "host"));
@@ -88,12 +91,12 @@ static void probe_round(struct verify_arena *arena, int (*pairs)[2], int n, bool
     for (int i = 0; i < n; i++) {
         int from = arena->nodes[pairs[i][is_back]], to = arena->nodes[pairs[i][!is_back]];
         bool is_near = strcmp(arena->host[from], arena->host[to]) == 0; /* over loopback, which has no frames */
-        asks[i] = (struct verify_ask){
-            .node = from,
-            .what = "measuring the way to another node",
-            .timeout_ms = arena->opts->is_quick ? PROBE_QUICK_TIMEOUT_MS : PROBE_TIMEOUT_MS,
-            .ask = json_pack("{s:s, s:s, s:i, s:i, s:i, s:b}", "ask", "probe", "host", arena->host[to], "port", arena->port[to], "udp_port",
-                             arena->udp_port[to], "mtu", is_near ? 0 : arena->mtu[from], "quick", arena->opts->is_quick)};
+        asks[i] = (struct verify_ask){.node = from,
+                                      .what = "measuring the way to another node",
+                                      .timeout_ms = arena->opts->is_quick ? PROBE_QUICK_TIMEOUT_MS : PROBE_TIMEOUT_MS,
+                                      .ask = json_pack("{s:s, s:s, s:i, s:i, s:i, s:b}", "ask", "probe", "host", arena->host[to], "port",
+                                                       arena->port[to], "udp_port", arena->udp_port[to], "mtu",
+                                                       is_near ? 0 : arena->mtu[from], "quick", arena->opts->is_quick)};
     }
     verify_ask_all(arena->asker, asks, n);
     for (int i = 0; i < n; i++)
@@ -127,14 +130,16 @@ static void judge_pair(struct verify_arena *arena, int from, int to, double best
         return;
     bool is_short = pair->frame_passed < pair->frame_tried;
     if (pair->trouble[0] != '\0' && is_short && pair->frame_passed > 0)
-        verify_findings_add(findings, from, VERIFY_FAIL, "mtu", "Raise the MTU of the switch's ports, or lower it on the nodes (ip link set … mtu)",
-                            "to node %d: frames of %d bytes are lost on the way, %d bytes pass: %s", to, pair->frame_tried, pair->frame_passed,
-                            pair->trouble);
+        verify_findings_add(findings, from, VERIFY_FAIL, "mtu",
+                            "Raise the MTU of the switch's ports, or lower it on the nodes (ip link set … mtu)",
+                            "to node %d: frames of %d bytes are lost on the way, %d bytes pass: %s", to, pair->frame_tried,
+                            pair->frame_passed, pair->trouble);
     else if (pair->trouble[0] != '\0')
-        verify_findings_add(findings, from, VERIFY_FAIL, "link",
-                            pair->small_us > 0 ? "Look at the switch between them, and for a firewall that knows connections"
-                                               : "Is it the right interface, and does a firewall let TCP through between the nodes (all ports above 1023)?",
-                            "to node %d (%s): %s", to, arena->host[to], pair->trouble);
+        verify_findings_add(
+            findings, from, VERIFY_FAIL, "link",
+            pair->small_us > 0 ? "Look at the switch between them, and for a firewall that knows connections"
+                               : "Is it the right interface, and does a firewall let TCP through between the nodes (all ports above 1023)?",
+            "to node %d (%s): %s", to, arena->host[to], pair->trouble);
     else if (is_short && pair->frame_passed > 0)
         verify_findings_add(findings, from, VERIFY_WARN, "mtu", "Set the same MTU on all nodes and on the switch's ports",
                             "to node %d: frames of %d bytes do not pass, %d bytes do", to, pair->frame_tried, pair->frame_passed);
@@ -149,8 +154,12 @@ static void judge_pair(struct verify_arena *arena, int from, int to, double best
     double could_mbits = speed > 0 && speed < best_mbits ? speed : best_mbits; /* links inside one machine do more than they say */
     bool is_narrow = pair->mbits_1 < SLOW_MBITS || pair->mbits_1 < could_mbits / 3;
     pair->is_slow = is_far || is_narrow;
-    verify_findings_add(findings, from, pair->is_slow ? VERIFY_WARN : VERIFY_OK, is_far ? "latency" : is_narrow ? "bandwidth" : "link",
-                        is_far     ? "Find what delays: another route, a tunnel, power saving of the network card; prefer pipeline over tensor parallelism across it"
+    verify_findings_add(findings, from, pair->is_slow ? VERIFY_WARN : VERIFY_OK,
+                        is_far      ? "latency"
+                        : is_narrow ? "bandwidth"
+                                    : "link",
+                        is_far ? "Find what delays: another route, a tunnel, power saving of the network card; prefer pipeline over tensor "
+                                 "parallelism across it"
                         : is_narrow ? "Compare with the other links, see cable and port; prefer pipeline over tensor parallelism across it"
                                     : NULL,
                         "to node %d: %.0f µs one way (best of all links: %.0f), %.2f Gb/s (best: %.2f)", to, pair->small_us, best_us,
@@ -213,15 +222,17 @@ static void time_reduce(struct verify_arena *arena) {
     for (int i = 0; i < arena->n; i++) {
         if (asks[i].answer == NULL)
             memcpy(trouble, asks[i].trouble, sizeof trouble);
-        json_array_append_new(peers, json_pack("{s:s, s:O*}", "host", arena->host[arena->nodes[i]], "port", json_object_get(asks[i].answer, "port")));
+        json_array_append_new(
+            peers, json_pack("{s:s, s:O*}", "host", arena->host[arena->nodes[i]], "port", json_object_get(asks[i].answer, "port")));
         json_decref(asks[i].answer);
     }
     if (trouble[0] == '\0') {
         for (int i = 0; i < arena->n; i++)
-            asks[i] = (struct verify_ask){.node = arena->nodes[i],
-                                          .what = "an all-reduce",
-                                          .timeout_ms = REDUCE_TIMEOUT_MS,
-                                          .ask = json_pack("{s:s, s:O, s:i, s:i}", "ask", "reduce", "peers", peers, "n_floats", n_floats, "n", n_times)};
+            asks[i] = (struct verify_ask){
+                .node = arena->nodes[i],
+                .what = "an all-reduce",
+                .timeout_ms = REDUCE_TIMEOUT_MS,
+                .ask = json_pack("{s:s, s:O, s:i, s:i}", "ask", "reduce", "peers", peers, "n_floats", n_floats, "n", n_times)};
         verify_ask_all(arena->asker, asks, arena->n);
         for (int i = 0; i < arena->n; i++) {
             if (asks[i].answer == NULL)
@@ -238,8 +249,9 @@ static void time_reduce(struct verify_arena *arena) {
         result->reduce_us = result->reduce_p99_us = 0;
         verify_findings_add(findings, VERIFY_ALL, VERIFY_FAIL, "all-reduce", NULL, "%s", trouble);
     } else {
-        verify_findings_add(findings, VERIFY_ALL, VERIFY_OK, "all-reduce", NULL, "of %d floats (one token) over %d nodes: %.0f µs (99 %% within %.0f µs)",
-                            n_floats, arena->n, result->reduce_us, result->reduce_p99_us);
+        verify_findings_add(findings, VERIFY_ALL, VERIFY_OK, "all-reduce", NULL,
+                            "of %d floats (one token) over %d nodes: %.0f µs (99 %% within %.0f µs)", n_floats, arena->n, result->reduce_us,
+                            result->reduce_p99_us);
     }
 }
 
@@ -273,8 +285,8 @@ static void tell_cost(const struct verify_arena *arena, int tp, int pp, const ch
         snprintf(parts, sizeof parts, "%d hop(s) of %.2f ms", n_hops, n_hops > 0 ? hops_ms / n_hops : 0);
     if (sum_ms > 0)
         verify_findings_add(arena->asker->findings, VERIFY_ALL, VERIFY_OK, "cost", NULL,
-                            "%s: the network takes %.2f ms of each token (%s), so one sequence gets at most %.0f tokens/s", split, sum_ms, parts,
-                            1000 / sum_ms);
+                            "%s: the network takes %.2f ms of each token (%s), so one sequence gets at most %.0f tokens/s", split, sum_ms,
+                            parts, 1000 / sum_ms);
 }
 
 static void tell_costs(const struct verify_arena *arena) {
@@ -305,7 +317,8 @@ static void compare_counters(struct verify_arena *arena) {
         long long errors = json_integer_value(json_object_get(asks[i].answer, "errors")) - arena->errors[node];
         long long drops = json_integer_value(json_object_get(asks[i].answer, "drops")) - arena->drops[node];
         if (asks[i].answer != NULL && (errors > 0 || drops > 0))
-            verify_findings_add(arena->asker->findings, node, VERIFY_WARN, "errors", "Look at cable, transceiver, switch port and the card's ring buffers",
+            verify_findings_add(arena->asker->findings, node, VERIFY_WARN, "errors",
+                                "Look at cable, transceiver, switch port and the card's ring buffers",
                                 "%s counted %lld errors and %lld drops while links were measured", arena->iface[node], errors, drops);
         json_decref(asks[i].answer);
     }
@@ -350,7 +363,8 @@ void verify_pairs_print(const struct verify_result *result, FILE *out) {
             if (pair->is_measured && pair->trouble[0] != '\0')
                 snprintf(cell, sizeof cell, "FAIL");
             else if (pair->is_measured)
-                snprintf(cell, sizeof cell, "%.0f (%.0f) / %.2f%s", pair->small_us, pair->large_us, pair->mbits_1 / 1000, pair->is_slow ? " slow" : "");
+                snprintf(cell, sizeof cell, "%.0f (%.0f) / %.2f%s", pair->small_us, pair->large_us, pair->mbits_1 / 1000,
+                         pair->is_slow ? " slow" : "");
             has_slow |= pair->is_slow;
             fprintf(out, "  %23s", cell);
         }
@@ -368,11 +382,11 @@ json_t *verify_pairs_json(const struct verify_result *result) {
             const struct verify_pair *pair = pair_of(result, from, to);
             if (!pair->is_measured)
                 continue;
-            json_array_append_new(
-                list, json_pack("{s:i, s:i, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i}", "from", from, "to", to, "trouble", pair->trouble, "slow",
-                                pair->is_slow, "us_64b", pair->small_us, "us_64b_p99", pair->small_p99_us, "us_16kib", pair->large_us, "us_16kib_p99",
-                                pair->large_p99_us, "mbits_1_stream", pair->mbits_1, "mbits_4_streams", pair->mbits_n, "frame_tried", pair->frame_tried,
-                                "frame_passed", pair->frame_passed));
+            json_array_append_new(list, json_pack("{s:i, s:i, s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i}", "from", from, "to", to,
+                                                  "trouble", pair->trouble, "slow", pair->is_slow, "us_64b", pair->small_us, "us_64b_p99",
+                                                  pair->small_p99_us, "us_16kib", pair->large_us, "us_16kib_p99", pair->large_p99_us,
+                                                  "mbits_1_stream", pair->mbits_1, "mbits_4_streams", pair->mbits_n, "frame_tried",
+                                                  pair->frame_tried, "frame_passed", pair->frame_passed));
         }
     }
     return list;

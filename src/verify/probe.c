@@ -128,7 +128,8 @@ static void *stream_main(void *arg) {
         uint64_t bytes = probe_get_le(answer, 8), ns = probe_get_le(answer + 8, 8);
         s->mbits = ns > 0 ? (double)bytes * 8000 / (double)ns : 0;
         if (ns == 0)
-            s->result = err_set(&s->err, ERR_TIMEOUT, "nothing arrived for %d ms after the first bytes: longer messages do not pass", s->ms);
+            s->result =
+                err_set(&s->err, ERR_TIMEOUT, "nothing arrived for %d ms after the first bytes: longer messages do not pass", s->ms);
     }
     close(fd);
     free(chunk);
@@ -234,8 +235,8 @@ int probe_run(const struct probe_target *target, const struct net_secret *secret
         return -1;
     measure_frames(target, secret, &result);
     *ret = result; /* the rest is told even when what follows fails */
-    if (measure_trips(target, secret, LARGE_BYTES, is_quick ? 20 : MAX_TRIPS / 2, is_quick ? 60 : 400, &result.large_us, &result.large_p99_us, NULL,
-                      err) != 0 ||
+    if (measure_trips(target, secret, LARGE_BYTES, is_quick ? 20 : MAX_TRIPS / 2, is_quick ? 60 : 400, &result.large_us,
+                      &result.large_p99_us, NULL, err) != 0 ||
         measure_bandwidth(target, secret, 1, is_quick ? 120 : 400, &result.mbits_1, err) != 0 ||
         (!is_quick && measure_bandwidth(target, secret, PROBE_MAX_STREAMS, 400, &result.mbits_n, err) != 0))
         return -1;

@@ -27,8 +27,8 @@ void probe_server_close(struct probe_server *server); /* accepts NULL */
 struct probe_target {
     struct net_addr tcp;
     uint16_t udp_port;
-    int mtu;        /* size of frames to try, headers of IP and UDP included; 0: none */
-    bool is_quick;  /* fewer and shorter measurements, one stream only */
+    int mtu;       /* size of frames to try, headers of IP and UDP included; 0: none */
+    bool is_quick; /* fewer and shorter measurements, one stream only */
 };
 
 /* Times of one direction in µs are half a round trip. */
@@ -40,7 +40,8 @@ struct probe_result {
     int frame_tried, frame_passed; /* bytes; frame_passed 0: no datagram came back at all */
 };
 
-/* At most 14 s (quick: 10 s), most often less than 2 s (0.4 s). On failure err says which step, and *ret has what was measured before it. */
+/* At most 14 s (quick: 10 s), most often less than 2 s (0.4 s). On failure err says which step, and *ret has what was measured before it.
+ */
 int probe_run(const struct probe_target *target, const struct net_secret *secret, struct probe_result *ret, struct err *err);
 
 #endif

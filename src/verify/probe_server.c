@@ -59,7 +59,8 @@ void probe_datagram_seal(const struct net_secret *secret, uint8_t datagram[PROBE
 
 static void serve_echo(int fd, size_t len_bytes, int64_t deadline_ms) {
     char *room = malloc(len_bytes);
-    while (room != NULL && net_recv_all(fd, room, len_bytes, deadline_ms, NULL) == 0 && net_send_all(fd, room, len_bytes, deadline_ms, NULL) == 0) {
+    while (room != NULL && net_recv_all(fd, room, len_bytes, deadline_ms, NULL) == 0 &&
+           net_send_all(fd, room, len_bytes, deadline_ms, NULL) == 0) {
     }
     free(room);
 }

@@ -157,9 +157,7 @@ void tool_end_text(const struct tool_run *run, char *ret_text, size_t size_bytes
     switch (run->end) {
     case TOOL_EXITED: snprintf(ret_text, size_bytes, "exit status %d", run->code); return;
     case TOOL_SIGNALLED: snprintf(ret_text, size_bytes, "ended by signal %d", run->code); return;
-    case TOOL_TIMED_OUT:
-        snprintf(ret_text, size_bytes, "no answer within %.1f s; it was killed", (double)run->timeout_ms / 1000);
-        return;
+    case TOOL_TIMED_OUT: snprintf(ret_text, size_bytes, "no answer within %.1f s; it was killed", (double)run->timeout_ms / 1000); return;
     case TOOL_NOT_FOUND: snprintf(ret_text, size_bytes, "there is no program '%s'", run->args[0]); return;
     case TOOL_NOT_STARTED: snprintf(ret_text, size_bytes, "it could not be started: %s", strerror(run->code)); return;
     }

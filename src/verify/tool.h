@@ -22,8 +22,8 @@ struct tool_run {
     int timeout_ms;                      /* from its start */
     /* out */
     enum tool_end end;
-    int code;                          /* exit status or signal */
-    char output[TOOL_OUTPUT_BYTES];    /* stdout and stderr; what is beyond is dropped. NULs become '?' */
+    int code;                       /* exit status or signal */
+    char output[TOOL_OUTPUT_BYTES]; /* stdout and stderr; what is beyond is dropped. NULs become '?' */
 };
 
 void tool_run_all(struct tool_run *runs, int n);

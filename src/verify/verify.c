@@ -57,12 +57,13 @@ static void check_presence(struct run *run) {
         else
             verify_findings_add(run->findings, i, VERIFY_OK, "build", NULL, "%s", node->build);
         if (node->placed_host[0] != '\0' && strcmp(node->placed_host, node->host) != 0)
-            verify_findings_add(run->findings, i, VERIFY_WARN, "address", "If this is not meant, start Ray there with --node-ip-address, or give --interface",
+            verify_findings_add(run->findings, i, VERIFY_WARN, "address",
+                                "If this is not meant, start Ray there with --node-ip-address, or give --interface",
                                 "Ray knows this node as %s, the traffic would go over %s", node->placed_host, node->host);
         for (int k = 0; k < i; k++)
             if (opts->nodes[k].fd >= 0 && strcmp(opts->nodes[k].host, node->host) == 0 && opts->n_nodes > 1)
-                verify_findings_add(run->findings, i, VERIFY_WARN, "address", "Two nodes on one host share its CPUs and memory", "%s is node %d's too",
-                                    node->host, k);
+                verify_findings_add(run->findings, i, VERIFY_WARN, "address", "Two nodes on one host share its CPUs and memory",
+                                    "%s is node %d's too", node->host, k);
     }
 }
 
@@ -98,10 +99,11 @@ static void ask_nodes(struct run *run, bool is_doubtful) {
     const struct verify_opts *opts = run->opts;
     struct verify_ask asks[CLUSTER_MAX_NODES];
     for (int i = 0; i < opts->n_nodes; i++)
-        asks[i] = (struct verify_ask){.node = i,
-                                      .what = "its interface, memory and limits",
-                                      .timeout_ms = is_doubtful ? DOUBTFUL_TIMEOUT_MS : NODE_TIMEOUT_MS,
-                                      .ask = json_pack("{s:s, s:b, s:s}", "ask", "node", "quick", opts->is_quick, "toward", someone_else(opts, i))};
+        asks[i] = (struct verify_ask){
+            .node = i,
+            .what = "its interface, memory and limits",
+            .timeout_ms = is_doubtful ? DOUBTFUL_TIMEOUT_MS : NODE_TIMEOUT_MS,
+            .ask = json_pack("{s:s, s:b, s:s}", "ask", "node", "quick", opts->is_quick, "toward", someone_else(opts, i))};
     verify_ask_all(&run->asker, asks, opts->n_nodes);
     for (int i = 0; i < opts->n_nodes; i++)
         if (!run->asker.is_lost[i])
@@ -117,7 +119,8 @@ static void check_clocks(struct run *run) {
     for (int round = 0; round < CLOCK_ROUNDS; round++) {
         struct verify_ask asks[CLUSTER_MAX_NODES];
         for (int i = 0; i < opts->n_nodes; i++)
-            asks[i] = (struct verify_ask){.node = i, .what = "its clock", .timeout_ms = CLOCK_TIMEOUT_MS, .ask = json_pack("{s:s}", "ask", "clock")};
+            asks[i] = (struct verify_ask){
+                .node = i, .what = "its clock", .timeout_ms = CLOCK_TIMEOUT_MS, .ask = json_pack("{s:s}", "ask", "clock")};
         verify_ask_all(&run->asker, asks, opts->n_nodes);
         for (int i = 0; i < opts->n_nodes; i++) {
             double delay = (double)(asks[i].answered_ns - asks[i].sent_ns) / 1e6;
@@ -138,7 +141,8 @@ static void check_clocks(struct run *run) {
         if (off >= 1000)
             verify_findings_add(run->findings, i, status, "clock", advice, "%+.1f s from the driver's", offset_ms[i] / 1000);
         else
-            verify_findings_add(run->findings, i, status, "clock", advice, "%+.2f ms from the driver's (± %.2f ms)", offset_ms[i], delay_ms[i] / 2);
+            verify_findings_add(run->findings, i, status, "clock", advice, "%+.2f ms from the driver's (± %.2f ms)", offset_ms[i],
+                                delay_ms[i] / 2);
     }
 }
 
@@ -150,7 +154,8 @@ static void ask_models(struct run *run) {
                                       .what = "the model's files",
                                       .timeout_ms = MODEL_TIMEOUT_MS,
                                       .ask = json_pack("{s:s, s:s, s:s, s:s}", "ask", "model", "model", opts->model, "revision",
-                                                       opts->revision ? opts->revision : "", "download_dir", opts->download_dir ? opts->download_dir : "")};
+                                                       opts->revision ? opts->revision : "", "download_dir",
+                                                       opts->download_dir ? opts->download_dir : "")};
     verify_ask_all(&run->asker, asks, opts->n_nodes);
     for (int i = 0; i < opts->n_nodes; i++)
         if (!run->asker.is_lost[i])
@@ -170,9 +175,11 @@ static bool compare(const struct run *run, const char *key, char *ret_text, size
         first = first == NULL ? value : first;
         is_same &= json_equal(first, value) != 0;
         if (json_is_string(value))
-            used += (size_t)snprintf(ret_text + used, size_bytes - used, "%snode %d: %s", used > 0 ? ", " : "", i, json_string_value(value));
+            used +=
+                (size_t)snprintf(ret_text + used, size_bytes - used, "%snode %d: %s", used > 0 ? ", " : "", i, json_string_value(value));
         else
-            used += (size_t)snprintf(ret_text + used, size_bytes - used, "%snode %d: %lld", used > 0 ? ", " : "", i, (long long)json_integer_value(value));
+            used += (size_t)snprintf(ret_text + used, size_bytes - used, "%snode %d: %lld", used > 0 ? ", " : "", i,
+                                     (long long)json_integer_value(value));
     }
     return is_same;
 }
@@ -185,7 +192,8 @@ static void compare_nodes(struct run *run) {
         verify_findings_add(run->findings, VERIFY_ALL, VERIFY_WARN, "mtu", "Set the same MTU on all nodes' interfaces and on the switch",
                             "the MTU differs: %s", text);
     if (!compare(run, "speed", text, sizeof text))
-        verify_findings_add(run->findings, VERIFY_ALL, VERIFY_WARN, "link", "The slowest interface decides; is it the right one on each node?",
+        verify_findings_add(run->findings, VERIFY_ALL, VERIFY_WARN, "link",
+                            "The slowest interface decides; is it the right one on each node?",
                             "the speed of the interfaces differs (Mb/s): %s", text);
     if (!compare(run, "cpu", text, sizeof text))
         verify_findings_add(run->findings, VERIFY_ALL, VERIFY_WARN, "cpu", "The slowest node decides", "the nodes' CPUs differ: %s", text);
@@ -259,15 +267,16 @@ void verify_result_print(const struct verify_result *result, bool worst_only, FI
     if (!worst_only)
         verify_pairs_print(result, out);
     fprintf(out, "%d ok, %d warning(s), %d FAILED, in %.1f s\n", verify_findings_count(&result->findings, VERIFY_OK),
-            verify_findings_count(&result->findings, VERIFY_WARN), verify_findings_count(&result->findings, VERIFY_FAIL) + result->findings.is_cut,
-            result->seconds);
+            verify_findings_count(&result->findings, VERIFY_WARN),
+            verify_findings_count(&result->findings, VERIFY_FAIL) + result->findings.is_cut, result->seconds);
 }
 
 json_t *verify_result_json(const struct verify_result *result) {
     json_t *nodes = json_array();
     for (int i = 0; i < result->n_nodes; i++)
         json_array_append_new(nodes, json_string(result->names[i]));
-    return json_pack("{s:b, s:f, s:o, s:o, s:o, s:{s:i, s:f, s:f}}", "passed", verify_findings_worst(&result->findings) < VERIFY_FAIL, "seconds",
-                     result->seconds, "nodes", nodes, "checks", verify_findings_to_json(&result->findings, false), "pairs", verify_pairs_json(result),
-                     "allreduce", "n_floats", result->reduce_floats, "median_us", result->reduce_us, "p99_us", result->reduce_p99_us);
+    return json_pack("{s:b, s:f, s:o, s:o, s:o, s:{s:i, s:f, s:f}}", "passed", verify_findings_worst(&result->findings) < VERIFY_FAIL,
+                     "seconds", result->seconds, "nodes", nodes, "checks", verify_findings_to_json(&result->findings, false), "pairs",
+                     verify_pairs_json(result), "allreduce", "n_floats", result->reduce_floats, "median_us", result->reduce_us, "p99_us",
+                     result->reduce_p99_us);
 }

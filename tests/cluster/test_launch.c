@@ -415,8 +415,9 @@ static void test_hand_secret_file(void **state) {
 /* Three "hosts" over a script in the place of ssh, one of which misbehaves: it alone is left out, and says why. */
 static struct cluster *run_survey(const char *mode, const char *third) {
     char script[] = "/tmp/shoal-ssh-XXXXXX";
-    static const char text[] = "#!/bin/sh\nfor last; do :; done\nfor host; do [ \"$host\" = nowhere ] && echo 'no such host' >&2 && exit 255; done\n"
-                               "unset SHOAL_LAUNCH_SECRET\nexec sh -c \"$last\"\n";
+    static const char text[] =
+        "#!/bin/sh\nfor last; do :; done\nfor host; do [ \"$host\" = nowhere ] && echo 'no such host' >&2 && exit 255; done\n"
+        "unset SHOAL_LAUNCH_SECRET\nexec sh -c \"$last\"\n";
     const char *hosts[] = {"localhost", "me@localhost", third};
     struct cluster *cluster;
     struct err err = {0};

@@ -29,7 +29,7 @@ struct fake {
     pthread_t thread;
     int result;
     struct err err;
-    int kind; /* 0: an agent; 1: silent; 2: talks nonsense; 3: hangs up */
+    int kind;   /* 0: an agent; 1: silent; 2: talks nonsense; 3: hangs up */
     int end_fd; /* the driver's end */
 };
 
@@ -97,7 +97,11 @@ static void test_three_nodes(void **state) {
     struct err err;
     for (int i = 0; i < N; i++)
         start(&fakes[i], &nodes[i], 0, i == 2 ? 60000 : 0);
-    struct verify_opts opts = {.nodes = nodes, .n_nodes = N, .is_quick = true, .build = "b1", .load = {.n_layers = 28, .hidden = 1024, .tp_size = 3, .pp_size = 1}};
+    struct verify_opts opts = {.nodes = nodes,
+                               .n_nodes = N,
+                               .is_quick = true,
+                               .build = "b1",
+                               .load = {.n_layers = 28, .hidden = 1024, .tp_size = 3, .pp_size = 1}};
     snprintf(nodes[1].build, sizeof nodes[1].build, "b2");
     assert_int_equal(verify_run(&opts, &result, &err), 0);
     assert_int_equal(find(&result, 0, "build")->status, VERIFY_OK);
@@ -185,7 +189,8 @@ static void test_findings_are_bounded_and_clean(void **state) {
     (void)state;
     struct verify_findings findings = {0};
     struct err err;
-    verify_findings_add(&findings, 0, VERIFY_WARN, "a check with a name that is far too long", NULL, "\x1b[31mred\xff \xe2\x82\xac%*s", 2000, "x");
+    verify_findings_add(&findings, 0, VERIFY_WARN, "a check with a name that is far too long", NULL, "\x1b[31mred\xff \xe2\x82\xac%*s",
+                        2000, "x");
     assert_true(strlen(findings.items[0].check) < VERIFY_CHECK_BYTES && strlen(findings.items[0].text) < VERIFY_TEXT_BYTES);
     assert_memory_equal(findings.items[0].text, "?[31mred? \xe2\x82\xac", 13);
     json_t *json = verify_findings_to_json(&findings, true);
@@ -207,7 +212,10 @@ static void test_tools(void **state) {
     static struct tool_run runs[40];
     char text[128];
     for (int i = 0; i < 40; i++)
-        runs[i] = (struct tool_run){.args = {"sh", "-c", i == 0 ? "yes x | head -c 100000" : i == 1 ? "echo out; echo err >&2; exit 3" : "exit 0"},
+        runs[i] = (struct tool_run){.args = {"sh", "-c",
+                                             i == 0   ? "yes x | head -c 100000"
+                                             : i == 1 ? "echo out; echo err >&2; exit 3"
+                                                      : "exit 0"},
                                     .lane = i,
                                     .timeout_ms = 20000};
     runs[2] = (struct tool_run){.args = {"/nowhere/tool"}, .lane = 2, .timeout_ms = 1000};
@@ -234,7 +242,7 @@ static void test_tools(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_three_nodes), cmocka_unit_test(test_bad_nodes_hold_up_nobody),
-                                       cmocka_unit_test(test_probe_with_another_secret), cmocka_unit_test(test_findings_are_bounded_and_clean),
-                                       cmocka_unit_test(test_tools)};
+                                       cmocka_unit_test(test_probe_with_another_secret),
+                                       cmocka_unit_test(test_findings_are_bounded_and_clean), cmocka_unit_test(test_tools)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,9 +39,11 @@ static void test_lldp_tells_switch_from_card(void **state) {
     (void)state;
     char port[NPU_PORT_BYTES];
     enum npu_peer peer;
-    assert_int_equal(npu_parse_lldp("Port ID TLV\n\tIfname: 400GE1/1/20:2\nSystem Description TLV\n\tVersatile Routing Platform\nManagement Address TLV\n",
-                                    port, &peer),
-                     0);
+    assert_int_equal(
+        npu_parse_lldp(
+            "Port ID TLV\n\tIfname: 400GE1/1/20:2\nSystem Description TLV\n\tVersatile Routing Platform\nManagement Address TLV\n", port,
+            &peer),
+        0);
     assert_string_equal(port, "400GE1/1/20:2");
     assert_int_equal(peer, NPU_PEER_SWITCH);
     assert_int_equal(npu_parse_lldp("\tIfname: eth1\nSystem Description TLV\n\tAscendNPU\nEnd of LLDPDU TLV", port, &peer), 0);
@@ -159,7 +161,8 @@ static void test_faults(void **state) {
     expect("1:tls=failed.txt:1", "npu tls", VERIFY_FAIL, "NPU 1: Command execute failed!  exit status 1");
     expect("1:link=garbage.bin", "npu link", VERIFY_FAIL, "NPU 1: an answer that cannot be read");
     /* Never looked, because nobody said where: not a fault, but worth a word. */
-    expect("*:net_health=net_health-init.txt *:netdetect=netdetect-none.txt", "npu health", VERIFY_WARN, "NPU 0: Init, since no probe address is set");
+    expect("*:net_health=net_health-init.txt *:netdetect=netdetect-none.txt", "npu health", VERIFY_WARN,
+           "NPU 0: Init, since no probe address is set");
     expect("*:netdetect=netdetect-none.txt", "npu probe", VERIFY_WARN, "no probe address");
     expect("1:net_health=net_health-init.txt", "npu health", VERIFY_FAIL, "NPU 1: Init");
     /* Cards that are cabled to each other have no gateway. */
@@ -217,8 +220,8 @@ static void test_pings(void **state) {
     (void)state;
     struct check_npu_opts opts = {.hccn_tool = standin};
     setenv("HCCN_FAULTS", "1:ping=ping-loss.txt 2:ping=ping-lost.txt:1 3:ping=failed.txt:1", 1);
-    json_t *asks = json_pack("[{s:i,s:s},{s:i,s:s},{s:i,s:s},{s:i,s:s}]", "npu", 0, "address", "11.12.166.80", "npu", 1, "address", "11.12.166.81", "npu", 2,
-                             "address", "11.12.166.82", "npu", 3, "address", "11.12.166.83");
+    json_t *asks = json_pack("[{s:i,s:s},{s:i,s:s},{s:i,s:s},{s:i,s:s}]", "npu", 0, "address", "11.12.166.80", "npu", 1, "address",
+                             "11.12.166.81", "npu", 2, "address", "11.12.166.82", "npu", 3, "address", "11.12.166.83");
     json_t *answers = check_npu_pings(&opts, asks);
     const int received[] = {3, 2, 0, 0}, sent[] = {3, 3, 3, 0};
     assert_int_equal(json_array_size(answers), 4);
@@ -247,9 +250,10 @@ static int setup(void **state) {
     size_t used = 0;
     snprintf(standin, sizeof standin, "%s/../verify/hccn_standin.sh", TEST_DATA_DIR);
     for (int i = 0; i < 4; i++)
-        used += (size_t)snprintf(conf + used, sizeof conf - used,
-                                 "address_%d=11.12.165.8%d\nnetmask_%d=255.255.255.0\nnetdetect_%d=11.12.165.1\ngateway_%d=11.12.165.1\ntls_enable_%d=0\n", i, i,
-                                 i, i, i, i);
+        used += (size_t)snprintf(
+            conf + used, sizeof conf - used,
+            "address_%d=11.12.165.8%d\nnetmask_%d=255.255.255.0\nnetdetect_%d=11.12.165.1\ngateway_%d=11.12.165.1\ntls_enable_%d=0\n", i, i,
+            i, i, i, i);
     int fd = mkstemp(conf_path);
     if (fd < 0 || write(fd, conf, used) != (ssize_t)used)
         return -1;
