@@ -14,6 +14,7 @@
 #include <time.h>
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/run.h"
 
@@ -21,6 +22,7 @@ enum { MAX_STEPS = 8, MAX_SEQS = 8, MAX_TOKENS = 64, EOS = 96 };
 
 struct fake_step {
     uint64_t number;
+    int64_t sent_ns;
     int n;
     struct {
         int index;
@@ -36,6 +38,8 @@ static int fake_n;
 static atomic_int fake_fails, fake_delay_us;
 static atomic_int fake_is_held; /* no results meanwhile */
 static atomic_int fake_n_held;  /* steps under way when the engine waits for what is held */
+static atomic_int fake_n_followed; /* steps that had another behind them when they were done */
+static int64_t fake_done_ns;
 static atomic_ullong fake_fresh_step[10]; /* by seed: the step that a request with that seed was fresh in */
 static bool fake_slot_wants_prompt[MAX_SEQS];
 
@@ -43,7 +47,7 @@ int exec_driver_submit(struct exec_driver *driver, const struct exec_step *step,
     (void)driver;
     (void)err;
     struct fake_step *fake = &fake_steps[fake_n++];
-    *fake = (struct fake_step){.number = step->number, .n = step->n_entries};
+    *fake = (struct fake_step){.number = step->number, .sent_ns = clock_mono_ns(), .n = step->n_entries};
     for (int i = 0; i < step->n_entries; i++) {
         const struct exec_entry *e = &step->entries[i];
         if (e->fresh) {
@@ -70,8 +74,17 @@ int exec_driver_next(struct exec_driver *driver, int wake_fd, int timeout_ms, st
         poll(&fd, 1, fake_n == 0 ? timeout_ms : 1);
         return 0;
     }
-    struct timespec nap = {.tv_nsec = atomic_load(&fake_delay_us) * 1000};
-    nanosleep(&nap, NULL);
+    /* The oldest step began when it came, or when the one before was done. */
+    int64_t begin_ns = fake_steps[0].sent_ns > fake_done_ns ? fake_steps[0].sent_ns : fake_done_ns;
+    int64_t left_ns = begin_ns + atomic_load(&fake_delay_us) * INT64_C(1000) - clock_mono_ns();
+    if (left_ns > 0) {
+        struct pollfd fd = {.fd = wake_fd, .events = POLLIN};
+        int left_ms = (int)(left_ns / 1000000) + 1;
+        if (poll(&fd, 1, left_ms < timeout_ms ? left_ms : timeout_ms) > 0 || timeout_ms < left_ms)
+            return 0;
+    }
+    fake_done_ns = clock_mono_ns();
+    atomic_fetch_add(&fake_n_followed, fake_n > 1);
     struct fake_step step = fake_steps[0];
     memmove(fake_steps, fake_steps + 1, (size_t)--fake_n * sizeof fake_steps[0]);
     *ret = (struct exec_result){.number = step.number, .tokens = calloc(MAX_SEQS * MAX_TOKENS, sizeof *ret->tokens)};
@@ -102,6 +115,7 @@ static struct engine *start(int n_blocks, int n_stages, int max_active) {
     atomic_store(&fake_delay_us, 0);
     atomic_store(&fake_is_held, 0);
     atomic_store(&fake_n_held, 0);
+    atomic_store(&fake_n_followed, 0);
     assert_int_equal(engine_create(&opts, &engine, &err), 0);
     return engine;
 }
@@ -373,6 +387,24 @@ static void test_stages_are_kept_busy(void **state) {
     }
 }
 
+/* Also when steps take so long that the one behind is planned late. */
+static void test_long_steps_follow_each_other(void **state) {
+    (void)state;
+    struct engine *engine = start(100, 1, 0);
+    struct engine_event finish;
+    struct err err;
+    struct engine_stream *stream;
+    int32_t prompt[3] = {0};
+    struct exec_sampling sampling = plain(12);
+    struct engine_request request = {.prompt = prompt, .n_prompt = 3, .n_choices = 1, .sampling = &sampling};
+    atomic_store(&fake_delay_us, 150000);
+    assert_int_equal(engine_submit(engine, &request, 1, &stream, &err), 0);
+    assert_int_equal(read_all(stream, 3, &finish), 12);
+    assert_true(atomic_load(&fake_n_followed) >= 5); /* eleven, unless this machine is very busy */
+    engine_stream_close(stream);
+    engine_destroy(engine);
+}
+
 static void test_a_reader_that_never_reads_holds_nobody_up(void **state) {
     (void)state;
     struct engine *engine = start(400, 1, 0);
@@ -453,6 +485,7 @@ int main(void) {
         cmocka_unit_test(test_blocks_of_who_leaves_are_free_for_the_next_step),
         cmocka_unit_test(test_priority),
         cmocka_unit_test(test_stages_are_kept_busy),
+        cmocka_unit_test(test_long_steps_follow_each_other),
         cmocka_unit_test(test_a_reader_that_never_reads_holds_nobody_up),
         cmocka_unit_test(test_prompts_are_cached_and_counted),
     };
