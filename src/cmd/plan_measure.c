@@ -53,7 +53,8 @@ int cmd_plan_measure(double *ret_bps, struct err *err) {
         return err_set(err, ERR_NOMEM, "no memory to measure with");
     host_memory(&total, &available);
     r->n_parts = (available / 4 < MOST_BYTES ? available / 4 : MOST_BYTES) / part_bytes;
-    r->words = r->n_parts == 0 ? NULL : aligned_alloc(HUGE_PAGE_BYTES, (r->n_parts * part_bytes + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES);
+    size_t n_pages = (r->n_parts * part_bytes + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES;
+    r->words = n_pages == 0 ? NULL : aligned_alloc(HUGE_PAGE_BYTES, n_pages * HUGE_PAGE_BYTES);
     if (r->words == NULL) {
         err_set(err, ERR_NOMEM, "no memory to measure with");
         goto free_reading;

@@ -141,8 +141,9 @@ static void print_verdict(const struct plan_view *v, FILE *out) {
         fprintf(out, "Does not fit: %s.\n", plan_explain(v->ask, v->fit, v->smallest, why));
         return;
     }
-    fprintf(out, "Fits. KV cache: %s blocks of %d tokens = %s tokens, %.2f sequences of %s tokens at once (limit: ", count_text(v->fit->n_blocks, blocks),
-            v->ask->block_size, count_text(v->fit->n_blocks * v->ask->block_size, tokens), concurrency(v), count_text(v->ask->max_model_len, length));
+    fprintf(out, "Fits. KV cache: %s blocks of %d tokens = %s tokens, %.2f sequences of %s tokens at once (limit: ",
+            count_text(v->fit->n_blocks, blocks), v->ask->block_size, count_text(v->fit->n_blocks * v->ask->block_size, tokens), concurrency(v),
+            count_text(v->ask->max_model_len, length));
     if (v->fit->tightest >= 0)
         fprintf(out, "memory of node %d)\n", v->fit->tightest);
     else
@@ -151,7 +152,8 @@ static void print_verdict(const struct plan_view *v, FILE *out) {
 
 static void print_pace(const struct plan_view *v, FILE *out) {
     char latency[16], rate[16], context[32];
-    fprintf(out, "\nDecode: bytes that one token of every sequence must read, at a context of %s tokens", count_text(v->loads[0].context, context));
+    fprintf(out, "\nDecode: bytes that one token of every sequence must read, at a context of %s tokens",
+            count_text(v->loads[0].context, context));
     if (v->has_bandwidth) {
         fprintf(out, ", and the least time that takes\nwith %s/s of memory on %s", bytes_text(v->ask->nodes[0].bandwidth_bps, rate),
                 v->ask->n_nodes > 1 ? "node 0" : "the node");

@@ -51,11 +51,12 @@ static void say_need(struct text *text, const struct plan_ask *ask, const struct
 char *plan_explain(const struct plan_ask *ask, const struct plan_fit *fit, const struct plan_choice *smallest, char ret_text[PLAN_EXPLAIN_BYTES]) {
     struct text text = {.at = ret_text, .room = PLAN_EXPLAIN_BYTES};
     char split[64];
-    if (fit->overfull < 0 && fit->tightest < 0)
+    if (fit->overfull < 0 && fit->tightest < 0) { /* no other split has more of them */
         say(&text, "%lld KV blocks of %d tokens hold less than one sequence of %d tokens, which needs %d", (long long)fit->n_blocks,
             ask->block_size, ask->max_model_len, fit->blocks_per_seq);
-    else
-        say_need(&text, ask, fit, fit->overfull >= 0 ? fit->overfull : fit->tightest);
+        return ret_text;
+    }
+    say_need(&text, ask, fit, fit->overfull >= 0 ? fit->overfull : fit->tightest);
     if (fit->overfull < 0 && fit->n_blocks > 0)
         say(&text, "; --max-model-len %lld would fit", (long long)fit->n_blocks * ask->block_size);
     if (smallest == NULL)

@@ -1,6 +1,6 @@
 /*
  * Other splits than the one that is asked for: the smallest that fits, and the fastest of as many ranks. Pure; any thread.
- * May take a tenth of a second.
+ * Some tenths of a second at most.
  */
 #ifndef PLAN_SEARCH_H
 #define PLAN_SEARCH_H

@@ -50,8 +50,15 @@ static void *worker_main(void *arg) {
 static const char *or_auto(const char *text) { return text != NULL ? text : "auto"; }
 
 static void fill_settings(const struct launch_case *c, const char *path, struct exec_settings *s) {
-    *s = (struct exec_settings){.tp_size = c->tp, .pp_size = c->pp, .expert_parallel = c->expert_parallel, .n_nodes = c->n_nodes, .block_size = BLOCK_SIZE,
-                                .max_seqs = MAX_SEQS, .max_step_tokens = MAX_STEP_TOKENS, .max_model_len = MAX_MODEL_LEN, .op_timeout_ms = 60000};
+    *s = (struct exec_settings){.tp_size = c->tp,
+                                .pp_size = c->pp,
+                                .expert_parallel = c->expert_parallel,
+                                .n_nodes = c->n_nodes,
+                                .block_size = BLOCK_SIZE,
+                                .max_seqs = MAX_SEQS,
+                                .max_step_tokens = MAX_STEP_TOKENS,
+                                .max_model_len = MAX_MODEL_LEN,
+                                .op_timeout_ms = 60000};
     snprintf(s->model, sizeof s->model, "%s", path);
     snprintf(s->load_format, sizeof s->load_format, "%s", or_auto(c->load_format));
     snprintf(s->dtype, sizeof s->dtype, "%s", or_auto(c->dtype));
