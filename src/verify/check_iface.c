@@ -216,7 +216,8 @@ static void check_link(const struct check_iface_opts *opts, const struct net_ifa
                        struct verify_findings *findings, json_t *facts) {
     int speed = read_speed(own->name);
     bool is_up = (state->flags & IFF_UP) != 0 && state->has_carrier;
-    json_object_set_new(facts, "speed", json_integer(speed));
+    if (speed > 0)
+        json_object_set_new(facts, "speed", json_integer(speed));
     json_object_set_new(facts, "mtu", json_integer(state->mtu));
     char speed_text[48] = "speed unknown, as of most virtual interfaces";
     if (speed > 0)

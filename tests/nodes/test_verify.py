@@ -49,7 +49,9 @@ class Result:
 
 def run(command, env, timeout_s=90):
     begin = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=timeout_s, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=env, timeout=timeout_s, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+    )
     return Result(done, time.monotonic() - begin)
 
 
@@ -78,9 +80,7 @@ def broken(do, undo):
 def firewall(host, rule):
     """Packets that come in and match are dropped."""
     lines = f"add table inet t\nadd chain inet t i {{ type filter hook input priority 0; }}\nadd rule inet t i {rule} drop\n"
-    return broken(
-        lambda: host.run("sh", "-c", "printf '%s' \"$1\" | nft -f -", "sh", lines), lambda: host.run("nft", "flush", "ruleset")
-    )
+    return broken(lambda: host.run("sh", "-c", "printf '%s' \"$1\" | nft -f -", "sh", lines), lambda: host.run("nft", "flush", "ruleset"))
 
 
 def port_option(hosts, index, *options, back):
@@ -108,7 +108,9 @@ def test_local(hosts, _):
 
 def test_three_hosts(hosts, _):
     tools = f"{hosts.scratch}/bin"  # lldpd runs on host 1 alone, and its client hangs on host 2
-    neighbour = {"lldp": {"interface": {"eth0": {"chassis": {"rack7": {"descr": "a switch"}}, "port": {"id": {"value": "x"}, "descr": "port 12"}}}}}
+    neighbour = {
+        "lldp": {"interface": {"eth0": {"chassis": {"rack7": {"descr": "a switch"}}, "port": {"id": {"value": "x"}, "descr": "port 12"}}}}
+    }
     for host, line in ((hosts[1], f"echo '{json.dumps(neighbour)}'"), (hosts[2], "sleep 100")):
         host.run("sh", "-c", 'mkdir -p "$2" && printf "#!/bin/sh\n%s\n" "$1" >"$2/lldpcli" && chmod +x "$2/lldpcli"', "sh", line, tools)
     path = {"PATH": f"{tools}:{os.environ['PATH']}"}
@@ -179,9 +181,22 @@ def test_npus(hosts, _):
     faults = {0: "2:ping=ping-loss.txt", 1: "3:link=link-down.txt 1:tls=tls-on.txt 0:net_health=HANG"}
     for node in range(2):
         script = f"#!/bin/sh\nexport HCCN_NET=11.12.{165 + node} HCCN_FAULTS='{faults[node]}'\nexec {HCCN} \"$@\"\n"
-        conf = "".join(f"address_{i}=11.12.165.8{i}\nnetmask_{i}=255.255.255.0\nnetdetect_{i}=11.12.165.1\ngateway_{i}=11.12.165.1\n" for i in range(4))
-        hosts[node].run("sh", "-c", 'printf "%s" "$1" >"$2" && chmod +x "$2" && printf "%s" "$3" >"$4"', "sh", script, tool, conf, f"{hosts.scratch}/hccn.conf")
-    result = over_ssh(hosts, "host0,host1", "--hccn-tool", tool, "--npu-smi", tool, "--hccn-conf", f"{hosts.scratch}/hccn.conf").expect(1, 45)
+        conf = "".join(
+            f"address_{i}=11.12.165.8{i}\nnetmask_{i}=255.255.255.0\nnetdetect_{i}=11.12.165.1\ngateway_{i}=11.12.165.1\n" for i in range(4)
+        )
+        hosts[node].run(
+            "sh",
+            "-c",
+            'printf "%s" "$1" >"$2" && chmod +x "$2" && printf "%s" "$3" >"$4"',
+            "sh",
+            script,
+            tool,
+            conf,
+            f"{hosts.scratch}/hccn.conf",
+        )
+    result = over_ssh(hosts, "host0,host1", "--hccn-tool", tool, "--npu-smi", tool, "--hccn-conf", f"{hosts.scratch}/hccn.conf").expect(
+        1, 45
+    )
     result.find("ok", "npu-smi", "4 NPU", 0)
     result.find("ok", "npu link", "4 of 4: UP", 0)
     result.find("ok", "hccn.conf", "agrees", 0)
@@ -270,7 +285,11 @@ def test_ray_wrong_interface(hosts, ray):
         result.find("FAIL", "node", "wrong0.*which this host does not have; it has: lo", 1)
     finally:
         sh("ip", "-n", hosts[0].namespace, "link", "del", "wrong0")
-    assert run(hosts[0].enter([BINARY, "verify", "--interface", "eth7", "--ray-address", f"{hosts[0].ip}:8265"]), CLEAN).expect(1, 20).errors.count("eth7")
+    assert (
+        run(hosts[0].enter([BINARY, "verify", "--interface", "eth7", "--ray-address", f"{hosts[0].ip}:8265"]), CLEAN)
+        .expect(1, 20)
+        .errors.count("eth7")
+    )
 
 
 def test_serve(hosts, ray):
