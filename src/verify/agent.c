@@ -40,6 +40,13 @@ static const char *get_str(const json_t *json, const char *key) {
     return text == NULL ? "" : text;
 }
 
+/* Errors may hold bytes that JSON cannot. */
+static void put_text(json_t *answer, const char *key, const char *text) {
+    char clean[VERIFY_TEXT_BYTES];
+    verify_clean_text(text, clean, sizeof clean);
+    json_object_set_new(answer, key, json_string(clean));
+}
+
 static int get_int(const json_t *json, const char *key, int64_t min, int64_t max, int64_t *ret, struct err *err) {
     return json_get_int(json, key, min, min, max, ret, err);
 }
@@ -151,7 +158,7 @@ static int on_probe(struct agent *agent, const json_t *ask, json_t *answer, stru
                                   .is_quick = json_is_true(json_object_get(ask, "quick"))};
     snprintf(target.tcp.host, sizeof target.tcp.host, "%s", get_str(ask, "host"));
     if (probe_run(&target, &agent->opts->secret, &result, &why) != 0)
-        json_object_set_new(answer, "trouble", json_string(why.msg));
+        put_text(answer, "trouble", why.msg);
     const struct {
         const char *key;
         double value;
@@ -268,7 +275,7 @@ static int answer_to(struct agent *agent, const char *text, size_t len_bytes, st
         if (strcmp(questions[i].name, name) == 0)
             result = questions[i].answer(agent, ask, answer, &why);
     if (result != 0)
-        json_object_set_new(answer, "error", json_string(why.msg));
+        put_text(answer, "error", why.msg);
     json_decref(ask);
     char *reply = answer == NULL ? NULL : json_text(answer);
     json_decref(answer);
