@@ -420,8 +420,8 @@ int weights_store_need(const struct weights_store *store, const char *name, cons
     for (int i = 0; i < store->n_skipped; i++)
         if (strcmp(store->skipped[i].tensor.name, name) == 0)
             return err_set(err, ERR_UNSUPPORTED,
-                           "tensor '%s' is stored as %s; shoal reads F32, F16 and BF16, and from GGUF also Q8_0, Q4_0, Q4_1, Q4_K, Q5_K"
-                           " and Q6_K",
+                           "tensor '%s' is stored as %s; shoal reads F32, F16 and BF16, gptq and fp8 where config.json has their"
+                           " quantization_config, and from GGUF also Q8_0, Q4_0, Q4_1, Q4_K, Q5_K and Q6_K",
                            name, store->skipped[i].format);
     return err_set(err, ERR_NOT_FOUND, "there is no tensor '%s' among the %d of %s", name, store->n_tensors, store->files[0].path);
 }
