@@ -97,6 +97,8 @@ int node_process_run(const struct node_process *process, struct buf *ret_output,
     pid_t pid = fork();
     if (pid == 0)
         run_child(process, fd);
+    if (pid > 0)
+        setpgid(pid, pid); /* as the child does itself: whoever comes first, the group is there before it is killed */
     int result = pid < 0 ? err_set(err, ERR_IO, "cannot start %s: %s", process->argv[0], strerror(errno))
                          : wait_for(process, pid, &status, err);
     if (!process->is_shown)

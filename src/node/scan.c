@@ -14,13 +14,14 @@
 
 #include "base/clock.h"
 
-enum { MAX_PROCESSES = 65536, COMMAND_BYTES = 65536, STAT_BYTES = 1024, NAMESPACE_BYTES = 64, STEP_MS = 50, LEAVE_MS = 1000 };
+enum { MAX_PROCESSES = 65536, COMMAND_BYTES = 65536, STAT_BYTES = 1024, NAMESPACE_BYTES = 64, STEP_MS = 50, FREEZE_MS = 3000 };
 
 /* One process of this network namespace. */
 struct process {
     pid_t pid, parent;
     unsigned long long started; /* clock ticks since boot: with the pid, a name that is never used again */
     bool is_raylet, is_ray;     /* is_ray: Ray's own, or a descendant */
+    bool is_job;                /* a raylet, or a descendant of one: what it runs for others is among them */
     char host[NET_ADDR_BYTES];  /* Ray's own: the address of its node */
 };
 
@@ -89,7 +90,7 @@ static void recognise(const char *command, size_t len_bytes, struct process *pro
                 kind = (int)k;
         if (kind < 0 || strncmp(at, own[kind].host, strlen(own[kind].host)) != 0)
             continue;
-        process->is_raylet = kind == 0;
+        process->is_raylet = process->is_job = kind == 0;
         process->is_ray = true;
         snprintf(process->host, sizeof process->host, "%s", at + strlen(own[kind].host));
         return;
@@ -113,13 +114,14 @@ static void mark_descendants(const struct processes *list) {
             if (parent == NULL || !parent->is_ray || process->pid == getpid())
                 continue;
             process->is_ray = again = true;
+            process->is_job = parent->is_job;
             memcpy(process->host, parent->host, sizeof process->host);
         }
     }
 }
 
-/* All processes of this network namespace that can be seen. list->items: free(). */
-static int scan(struct processes *ret, struct err *err) {
+/* All processes of this network namespace that can be seen; those of `known` are Ray's. ret->items: free(). */
+static int scan(const struct processes *known, struct processes *ret, struct err *err) {
     char own[NAMESPACE_BYTES] = "";
     struct processes list = {NULL, 0};
     int room = 0, result = -1;
@@ -134,8 +136,11 @@ static int scan(struct processes *ret, struct err *err) {
         struct process process = {.pid = pid};
         if (pid <= 0 || !in_namespace(entry->d_name, own) || !read_stat(pid, &process.parent, &process.started))
             continue;
+        const struct process *before = find(known, pid);
         ssize_t len = read_proc(pid, "cmdline", command, COMMAND_BYTES);
-        if (len > 0)
+        if (before != NULL && before->started == process.started)
+            process = *before;
+        else if (len > 0)
             recognise(command, (size_t)len, &process);
         if (list.n == room) {
             struct process *grown = room == MAX_PROCESSES ? NULL : realloc(list.items, (size_t)(room + 256) * sizeof *grown);
@@ -162,7 +167,7 @@ close_all:
 
 int node_scan_raylets(struct node_raylet *ret, int max, int *ret_n, struct err *err) {
     struct processes list;
-    if (scan(&list, err) != 0)
+    if (scan(&(struct processes){0}, &list, err) != 0)
         return -1;
     int n = 0;
     for (int i = 0; i < list.n && n < max; i++) {
@@ -191,17 +196,17 @@ static bool is_alive(const struct process *process) {
     return read_stat(process->pid, &parent, &started) && started == process->started;
 }
 
-static int n_alive(const struct processes *list, bool raylets_only) {
+static int n_alive(const struct processes *list, bool jobs_only) {
     int n = 0;
     for (int i = 0; i < list->n; i++)
-        n += (!raylets_only || list->items[i].is_raylet) && is_alive(&list->items[i]);
+        n += (!jobs_only || list->items[i].is_job) && is_alive(&list->items[i]);
     return n;
 }
 
-static int signal_all(const struct processes *list, int signum, bool raylets_only, struct err *err) {
+static int signal_all(const struct processes *list, int signum, bool jobs_only, struct err *err) {
     for (int i = 0; i < list->n; i++) {
         const struct process *process = &list->items[i];
-        if ((raylets_only && !process->is_raylet) || !is_alive(process))
+        if ((jobs_only && !process->is_job) || !is_alive(process))
             continue;
         if (kill(process->pid, signum) != 0 && errno != ESRCH)
             return err_set(err, ERR_IO, "cannot end Ray's process %d: %s (it is another user's?)", (int)process->pid, strerror(errno));
@@ -209,34 +214,49 @@ static int signal_all(const struct processes *list, int signum, bool raylets_onl
     return 0;
 }
 
-static void wait_gone(const struct processes *list, bool raylets_only, int64_t deadline_ms) {
-    while (n_alive(list, raylets_only) > 0 && clock_left_ms(deadline_ms) > 0)
+static void wait_gone(const struct processes *list, bool jobs_only, int64_t deadline_ms) {
+    while (n_alive(list, jobs_only) > 0 && clock_left_ms(deadline_ms) > 0)
         nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000L}, NULL);
+}
+
+/* Scans again until nothing new is seen, all that was seen being stopped: Ray's dashboard, for one, replaces children that are killed. */
+static int freeze(struct processes *list, const char *host, int64_t deadline_ms, struct err *err) {
+    for (;;) {
+        struct processes now;
+        if (signal_all(list, SIGSTOP, false, err) != 0 || scan(list, &now, err) != 0)
+            return -1;
+        keep_ray(&now, host);
+        bool is_complete = true;
+        for (int i = 0; i < now.n; i++)
+            is_complete &= find(list, now.items[i].pid) != NULL;
+        free(list->items);
+        *list = now;
+        if (is_complete || clock_left_ms(deadline_ms) == 0)
+            return 0;
+    }
 }
 
 int node_scan_stop(const char *host, int timeout_ms, int *ret_n, struct err *err) {
     struct processes list;
     int64_t begin_ms = clock_mono_ms();
-    if (scan(&list, err) != 0)
+    if (scan(&(struct processes){0}, &list, err) != 0)
         return -1;
     keep_ray(&list, host);
-    int result = signal_all(&list, SIGTERM, true, err);
+    int n = list.n, result = signal_all(&list, SIGTERM, true, err);
     if (result == 0) {
-        wait_gone(&list, true, begin_ms + LEAVE_MS);
-        result = signal_all(&list, SIGTERM, false, err);
+        wait_gone(&list, true, begin_ms + timeout_ms / 2);
+        result = freeze(&list, host, begin_ms + timeout_ms / 2 + FREEZE_MS, err);
     }
-    if (result == 0) {
-        wait_gone(&list, false, begin_ms + timeout_ms / 2);
+    if (result == 0)
         result = signal_all(&list, SIGKILL, false, err);
-    }
     if (result == 0) {
         wait_gone(&list, false, begin_ms + timeout_ms);
         int left = n_alive(&list, false);
         if (left > 0)
-            result = err_set(err, ERR_TIMEOUT, "%d of Ray's %d processes have not ended within %d s", left, list.n, timeout_ms / 1000);
+            result = err_set(err, ERR_TIMEOUT, "%d of Ray's %d processes have not ended within %d s", left, n, timeout_ms / 1000);
     }
     if (result == 0)
-        *ret_n = list.n;
+        *ret_n = n;
     free(list.items);
     return result;
 }

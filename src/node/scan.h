@@ -21,8 +21,8 @@ struct node_raylet {
 /* The raylets of this node: one for each Ray that runs on it. */
 int node_scan_raylets(struct node_raylet *ret, int max, int *ret_n, struct err *err);
 /*
- * Ends Ray on this node with all that it started: SIGTERM to the raylets, which take leave of the cluster, then to the rest, SIGKILL
- * to what is left at half of timeout_ms. host: only the Ray of that address, or NULL. *ret_n: how many processes there were (0: no Ray runs
+ * Ends Ray on this node with all that it started: SIGTERM to the raylets, which take leave of the cluster, and to what they run; SIGKILL
+ * to all else once these have gone, at the latest at half of timeout_ms. host: only the Ray of that address, or NULL. *ret_n: how many processes there were (0: no Ray runs
  * here). ERR_TIMEOUT when some will not end, ERR_IO when they are another user's.
  */
 int node_scan_stop(const char *host, int timeout_ms, int *ret_n, struct err *err);

@@ -1,11 +1,13 @@
 /* What would be started on a node: facts below a stand-in for /, environment and command line, addresses; and what Ray's answers say. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -263,6 +265,50 @@ static void test_process(void **state) {
     assert_int_equal(err.code, ERR_CANCELLED);
 }
 
+/* A shell that runs `script`, under a command line as `ray start` would have it. */
+static pid_t pretend(const char *script, const char *program, const char *address) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        setpgid(0, 0);
+        execl("/bin/sh", "sh", "-c", script, program, address, NULL);
+        _exit(127);
+    }
+    assert_true(pid > 0);
+    setpgid(pid, pid);
+    return pid;
+}
+
+static bool has_ended(pid_t pid) { return waitpid(pid, NULL, WNOHANG) == pid; }
+
+static void test_stop(void **state) {
+    (void)state;
+    struct err err;
+    struct node_raylet raylets[NODE_MAX_RAYLETS];
+    int n = 0, n_mine = 0;
+    pid_t raylet = pretend("sleep 1000 & wait", "/x/raylet/raylet", "--node_ip_address=192.0.2.9");
+    pid_t stubborn = pretend("trap '' TERM; sleep 1000 & wait", "/x/raylet/raylet", "--node_ip_address=192.0.2.9");
+    /* It replaces a child that is killed, as Ray's does. */
+    pid_t dashboard = pretend("while :; do sleep 1000; done", "/x/ray/dashboard/dashboard.py", "--node-ip-address=192.0.2.9");
+    pid_t other = pretend("sleep 1000 & wait", "/x/raylet/raylet", "--node_ip_address=192.0.2.10");
+    pid_t user = pretend("sleep 1000 & wait", "/models/ray/model", "--host=192.0.2.9"); /* of no Ray */
+    usleep(300000);
+    assert_int_equal(node_scan_raylets(raylets, NODE_MAX_RAYLETS, &n, &err), 0);
+    for (int i = 0; i < n; i++)
+        n_mine += strncmp(raylets[i].host, "192.0.2.", 8) == 0;
+    assert_int_equal(n_mine, 3);
+    if (node_scan_stop("192.0.2.9", 6000, &n, &err) != 0)
+        fail_msg("%s", err.msg);
+    assert_true(n >= 5); /* three shells and their children */
+    assert_true(has_ended(raylet) && has_ended(stubborn) && has_ended(dashboard));
+    assert_false(has_ended(other) || has_ended(user));
+    assert_int_equal(node_scan_stop("192.0.2.9", 6000, &n, &err), 0);
+    assert_int_equal(n, 0); /* and no orphan of theirs */
+    assert_int_equal(node_scan_stop("192.0.2.10", 6000, &n, &err), 0);
+    assert_true(has_ended(other));
+    kill(-user, SIGKILL); /* with its child */
+    assert_int_equal(waitpid(user, NULL, 0), user);
+}
+
 static void test_no_ray_here(void **state) {
     (void)state;
     struct node_raylet raylets[NODE_MAX_RAYLETS];
@@ -339,7 +385,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_devices),   cmocka_unit_test(test_cpu_quota),    cmocka_unit_test(test_head),    cmocka_unit_test(test_npus_join),
         cmocka_unit_test(test_head_address), cmocka_unit_test(test_iface),     cmocka_unit_test(test_find_ray), cmocka_unit_test(test_process),
-        cmocka_unit_test(test_no_ray_here), cmocka_unit_test(test_status),
+        cmocka_unit_test(test_no_ray_here), cmocka_unit_test(test_stop), cmocka_unit_test(test_status),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }
