@@ -45,12 +45,13 @@ static void read_output(int fd, struct buf *out) {
     off_t from = size > OUTPUT_LIMIT_BYTES ? size - OUTPUT_LIMIT_BYTES : 0;
     char *room = buf_reserve(out, (size_t)(size - from));
     ssize_t n = room == NULL ? 0 : pread(fd, room, (size_t)(size - from), from);
+    if (room != NULL)
+        room[n > 0 ? n : 0] = '\0'; /* a buffer ends in one, also when nothing was appended */
     if (n <= 0)
         return;
     for (ssize_t i = 0; i < n; i++)
         if (room[i] == '\0')
             room[i] = ' ';
-    room[n] = '\0';
     out->len_bytes += (size_t)n;
 }
 
