@@ -4,7 +4,8 @@ alternating runs. usage: serving.py [--with-vllm] [--types BF16,Q8_0,Q4_0] [--st
     [--requests-per-stream N] [--threads N] [--build DIR] [--keep DIR] …
 Makes the files and installs the peers by itself (make-gguf.py, fetch-llama-cpp.sh, fetch-vllm.sh: that one is several GB), prints a table and keeps every run's JSON.
 
-The servers of one number format run side by side, each idle while another is measured; that they are idle is checked."""
+The servers of one number format run side by side, peers stopped while another is measured; that all others
+are idle is checked."""
 import argparse
 import json
 import os
@@ -53,19 +54,29 @@ class Server:
         except OSError:
             return False
 
-    def cpu_s(self):
-        """CPU seconds so far of all processes of the server's session."""
-        ticks = 0
+    def processes(self):
+        """(process, its fields behind the name in /proc/PID/stat) for all processes of the server's session."""
         for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rpartition(")")[2].split()
             except OSError:
                 continue
             if int(fields[3]) == self.process.pid:
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / CLOCK
+                yield int(stat.parent.name), fields
+
+    def cpu_s(self):
+        """CPU seconds so far."""
+        return sum(int(fields[11]) + int(fields[12]) for _, fields in self.processes()) / CLOCK
+
+    def rest(self, is_resting):
+        """vLLM spins when it has nothing to do, so that peers are stopped while another is measured. shoal's nodes watch each other's
+        signs of life, and it sleeps when idle: it stays as it is."""
+        if self.name != "shoal":
+            for pid, _ in list(self.processes()):
+                os.kill(pid, signal.SIGSTOP if is_resting else signal.SIGCONT)
 
     def stop(self):
+        self.rest(False)
         for number, patience_s in ((signal.SIGTERM, 20), (signal.SIGKILL, 10)):
             try:
                 os.killpg(self.process.pid, number)
@@ -133,6 +144,8 @@ def measure(args, servers, kind, row, streams, round_number):
     turn = round_number % len(servers)
     for server in servers[turn:] + servers[:turn]:
         path = args.keep / f"{kind}-{streams}-{server.name}-{round_number}.json"
+        for other in servers:
+            other.rest(other is not server)
         idle_before = {other.name: other.cpu_s() for other in servers}
         start = time.monotonic()
         result = run_client(args, server, streams, 1000 * round_number + streams, streams * args.requests_per_stream, args.output_len, path)
