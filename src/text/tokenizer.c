@@ -46,6 +46,11 @@ int text_tokenizer_seal(struct text_tokenizer *t, struct err *err) {
     for (int i = 0; i < t->added.n; i++)
         if (t->added.tokens[i].id >= t->n_ids)
             t->n_ids = t->added.tokens[i].id + 1;
+    for (int i = 0; i < t->n_prefix + t->n_suffix; i++) {
+        int32_t id = i < t->n_prefix ? t->prefix[i] : t->suffix[i - t->n_prefix];
+        if (id < 0 || id >= t->n_ids)
+            return err_set(err, ERR_INVALID, "the template puts the token %d around a text; the vocabulary ends at %d", (int)id, t->n_ids - 1);
+    }
     t->added_of_id = calloc((size_t)t->n_ids + 1, sizeof *t->added_of_id);
     if (t->added_of_id == NULL)
         return err_set(err, ERR_NOMEM, "no memory for %d tokens", t->n_ids);
