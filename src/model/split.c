@@ -59,8 +59,10 @@ static int head_layers(const struct model_config *config) {
 
 /* The default: stages of equal weight. The last one has the head too, and so fewer layers; the others differ by one at most. */
 static int even_layers(const struct model_config *config, int n_stages, int stage) {
+    if (n_stages == 1)
+        return config->n_layers;
     int head = head_layers(config), last = (config->n_layers + head) / n_stages - head;
-    last = n_stages == 1 ? config->n_layers : last < 1 ? 1 : last;
+    last = last < 1 ? 1 : last;
     int n_others = n_stages - 1, rest = config->n_layers - last;
     return stage == n_others ? last : rest / n_others + (stage >= n_others - rest % n_others);
 }
