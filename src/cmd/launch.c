@@ -196,6 +196,7 @@ static int start_engine(struct cmd_launch *l, struct err *err) {
     struct engine_opts opts = {.driver = l->driver,
                                .sched = {.max_seqs = l->max_seqs,
                                          .max_step_tokens = l->max_step_tokens,
+                                         .max_mixed_tokens = (int)o->max_num_mixed_tokens,
                                          .max_model_len = l->max_model_len,
                                          .block_size = (int)o->block_size,
                                          .n_blocks = l->info.n_blocks,

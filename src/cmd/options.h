@@ -53,7 +53,7 @@ struct options {
     bool enable_log_requests, disable_log_stats;
     int64_t max_log_len, shutdown_timeout_s, stream_interval, max_logprobs;
     /* scheduler and cache */
-    int64_t max_num_seqs, max_num_batched_tokens, block_size, kv_cache_memory_bytes, num_gpu_blocks_override, max_num_queued_reqs;
+    int64_t max_num_seqs, max_num_batched_tokens, max_num_mixed_tokens, block_size, kv_cache_memory_bytes, num_gpu_blocks_override, max_num_queued_reqs;
     double gpu_memory_utilization;
     bool enable_chunked_prefill, enable_prefix_caching, async_scheduling, enable_prompt_tokens_details;
     const char *scheduling_policy;

@@ -26,6 +26,7 @@ struct sched {
     int n_free_slots;
     uint64_t next_number;
     uint64_t n_preemptions, n_queried, n_hit, n_plans;
+    int step_tokens;             /* budget of the step being planned */
     struct sched_entry *entries; /* [max_seqs] */
 };
 
@@ -240,7 +241,7 @@ static int seq_ready(const struct sched *sched, const struct sched_seq *seq) {
 
 /* Adds the next tokens of a RUNNING sequence to the plan. False when it had to give way. */
 static bool plan_add(struct sched *sched, struct sched_plan *plan, struct sched_seq *seq, int first_new_block) {
-    int n_ready = seq_ready(sched, seq), left = sched->opts.max_step_tokens - plan->n_tokens;
+    int n_ready = seq_ready(sched, seq), left = sched->step_tokens - plan->n_tokens;
     int n_tokens = n_ready < left ? n_ready : left;
     if (!seq_cover(sched, seq, seq->n_scheduled + n_tokens))
         return false;
@@ -274,7 +275,7 @@ static void plan_running(struct sched *sched, struct sched_plan *plan, bool deco
     int n_left = sched->running.n;
     for (struct sched_seq *seq = sched->running.first; seq != NULL && n_left > 0; seq = next, n_left--) {
         next = seq->next;
-        if (plan->n_entries >= most_entries || plan->n_tokens >= sched->opts.max_step_tokens)
+        if (plan->n_entries >= most_entries || plan->n_tokens >= sched->step_tokens)
             return;
         int n_ready = seq_ready(sched, seq);
         if (n_ready == 0 || (n_ready == 1) != decoding || seq->planned == sched->n_plans)
@@ -317,7 +318,7 @@ static bool seq_admit(struct sched *sched, struct sched_seq *seq) {
 static void plan_waiting(struct sched *sched, struct sched_plan *plan, int most_entries) {
     int n_cached = 0;
     while (sched->waiting.first != NULL && sched->n_free_slots > 0 && plan->n_entries < most_entries &&
-           plan->n_tokens < sched->opts.max_step_tokens && n_cached < MAX_STEP_CACHED) {
+           plan->n_tokens < sched->step_tokens && n_cached < MAX_STEP_CACHED) {
         struct sched_seq *seq = sched->waiting.first;
         /* One whose sample is still under way was preempted in mid-step and waits for that token. */
         if (seq->n_awaited > 0 || !seq_admit(sched, seq))
@@ -344,8 +345,11 @@ static int most_entries_of(const struct sched *sched, int n_open) {
 bool sched_plan_next(struct sched *sched, int n_open, struct sched_plan *ret) {
     *ret = (struct sched_plan){.entries = sched->entries};
     sched->n_plans++;
-    int most_entries = most_entries_of(sched, n_open);
+    int most_entries = most_entries_of(sched, n_open), budget = sched->opts.max_step_tokens;
+    sched->step_tokens = budget;
     plan_running(sched, ret, true, most_entries);
+    if (sched->opts.max_mixed_tokens > 0 && ret->n_entries > 0 && ret->n_tokens + sched->opts.max_mixed_tokens < budget)
+        sched->step_tokens = ret->n_tokens + sched->opts.max_mixed_tokens;
     plan_running(sched, ret, false, most_entries);
     plan_waiting(sched, ret, most_entries);
     return ret->n_entries > 0;

@@ -36,6 +36,7 @@ enum { SCHED_UNKNOWN = -1 }; /* a token whose sample is under way */
 struct sched_opts {
     int max_seqs;        /* slots: most RUNNING sequences */
     int max_step_tokens; /* token budget of a step */
+    int max_mixed_tokens; /* prompt tokens in a step that others decode in, who would wait for them; 0: as many as the budget has */
     int max_model_len;   /* most tokens of a sequence */
     int block_size;      /* tokens in a KV block */
     int n_blocks;
