@@ -41,7 +41,8 @@ def run_peer(args, peer, path):
     context = max(args.batches) * (args.decode + 32)
     lines = output(peer / "llama-batched-bench", "-m", path, "-c", context, "-b", 512, "-t", args.threads, "-npp", 16, "-ntg", args.decode, "-npl",
                    ",".join(map(str, args.batches)), "--output-format", "jsonl")
-    speeds.update({row["pl"]: row["speed_tg"] for row in map(json.loads, lines.splitlines()[-len(args.batches):])})
+    rows = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]  # there are others
+    speeds.update({row["pl"]: row["speed_tg"] for row in rows})
     return speeds
 
 
