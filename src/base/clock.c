@@ -25,3 +25,7 @@ int clock_left_ms(int64_t deadline_ms) {
         return 0;
     return left > INT32_MAX ? INT32_MAX : (int)left;
 }
+
+void clock_nap_ms(int ms) {
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000}, NULL);
+}

@@ -12,5 +12,7 @@ int64_t clock_mono_ms(void);
 int64_t clock_wall_s(void);
 /* Milliseconds from now to deadline_ms (a clock_mono_ms value), never below 0 nor above INT32_MAX: fit for poll(). */
 int clock_left_ms(int64_t deadline_ms);
+/* Sleeps; a signal ends it early. */
+void clock_nap_ms(int ms);
 
 #endif

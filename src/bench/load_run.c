@@ -238,7 +238,7 @@ static int check_ready(const struct bench_load_opts *opts, const struct bench_pr
         if (clock_left_ms(deadline_ms) == 0)
             return err_set(err, ERR_TIMEOUT, "the server answered no test request within %d s: %s", opts->ready_timeout_ms / 1000,
                            record.error);
-        usleep(READY_GAP_MS * 1000);
+        clock_nap_ms(READY_GAP_MS);
     }
 }
 

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -53,7 +52,6 @@ static void mark_own(struct cluster_offer *offers, int n) {
             offers[i].is_own |= strcmp(offers[i].host, ifaces[k].host) == 0;
 }
 
-static void nap_ms(int ms) { nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000}, NULL); }
 
 static bool any_in_use(const struct cluster_offer *offers, int n) {
     for (int i = 0; i < n; i++)
@@ -82,7 +80,7 @@ static int find_room(struct cluster *cluster, struct cluster_offer *offers, int 
     struct cluster_want want = {
         .tp_size = opts->tp_size, .pp_size = opts->pp_size, .n_nodes = opts->n_nodes, .threads_per_rank = opts->threads_per_rank};
     int64_t deadline_ms = clock_mono_ms() + (launch_timeout_ms(cluster) < USAGE_LAG_MS ? launch_timeout_ms(cluster) : USAGE_LAG_MS);
-    for (bool said = false;; nap_ms(LAUNCH_POLL_GAP_MS)) {
+    for (bool said = false;; clock_nap_ms(LAUNCH_POLL_GAP_MS)) {
         if (launch_is_cancelled(cluster))
             return err_set(err, ERR_CANCELLED, "stopped while looking for room");
         if (cluster_ray_nodes(&launch->ray, offers, ret_n_offers, err) != 0)
@@ -372,7 +370,7 @@ static void ray_stop(struct cluster *cluster, int grace_ms) {
     for (int i = 0; i < CLUSTER_MAX_NODES; i++) {
         struct job *job = &launch->jobs[i];
         while (job->is_submitted && !(is_settled[i] = is_over(launch, job)) && clock_left_ms(deadline_ms) > 0)
-            nap_ms(END_POLL_MS);
+            clock_nap_ms(END_POLL_MS);
         n_settled += is_settled[i];
         if (job->is_submitted && !is_settled[i])
             log_warning("Job %s on Ray has not ended (it was last seen %s); 'ray job stop %s' ends it", job->id,
@@ -380,7 +378,7 @@ static void ray_stop(struct cluster *cluster, int grace_ms) {
     }
     /* The records hold the launch's secret. Ray's monitor of a job looks once a second and would write a record anew that it misses. */
     if (n_settled > 0)
-        nap_ms(MONITOR_GAP_MS);
+        clock_nap_ms(MONITOR_GAP_MS);
     for (int i = 0; i < CLUSTER_MAX_NODES; i++)
         if (is_settled[i])
             cluster_ray_delete(&launch->ray, launch->jobs[i].id, NULL);

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -207,13 +206,12 @@ static bool has_ended(struct cluster_spawn *spawn) {
     return spawn->is_ended;
 }
 
-static void nap(void) { nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000L}, NULL); }
 
 static bool wait_ended(struct cluster_spawn *spawn, int64_t deadline_ms) {
     while (!has_ended(spawn)) {
         if (clock_left_ms(deadline_ms) == 0)
             return false;
-        nap();
+        clock_nap_ms(STEP_MS);
     }
     return true;
 }
@@ -230,7 +228,7 @@ int cluster_spawn_poll(struct cluster_spawn *spawn, struct err *err) {
     if (!has_ended(spawn))
         return 0;
     for (int64_t deadline_ms = clock_mono_ms() + DRAIN_MS; !is_drained(spawn) && clock_left_ms(deadline_ms) > 0;)
-        nap();
+        clock_nap_ms(STEP_MS);
     if (WIFSIGNALED(spawn->status))
         snprintf(how, sizeof how, "was ended by signal %d (%s)", WTERMSIG(spawn->status), strsignal(WTERMSIG(spawn->status)));
     else
@@ -253,7 +251,7 @@ void cluster_spawn_stop(struct cluster_spawn *spawn, int grace_ms) {
     }
     /* Descendants could hold the pipe open; workers have none, but nothing here may hang on it. */
     for (int64_t deadline_ms = clock_mono_ms() + DRAIN_MS; !is_drained(spawn) && clock_left_ms(deadline_ms) > 0;)
-        nap();
+        clock_nap_ms(STEP_MS);
     if (!is_drained(spawn))
         pthread_cancel(spawn->forwarder);
     pthread_join(spawn->forwarder, NULL);

@@ -1,8 +1,6 @@
 /* `shoal bench`: which of the three it is, and what they share; see bench_commands.h. Main thread. */
 #include "cmd/bench_commands.h"
 
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,20 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "cmd/commands.h"
-
-static atomic_int g_signal; /* 0 while none has come */
-
-static void on_signal(int number) {
-    if (atomic_exchange(&g_signal, number) != 0) {
-        signal(number, SIG_DFL);
-        raise(number);
-    }
-}
-
-bool cmd_bench_is_cancelled(void *ctx) {
-    (void)ctx;
-    return atomic_load(&g_signal) != 0;
-}
+#include "cmd/stop_signal.h"
 
 struct bench_prompts_opts cmd_bench_prompts_opts(const struct options *o) {
     return (struct bench_prompts_opts){.n = (int)o->bench.num_prompts,
@@ -86,9 +71,7 @@ static int run_bench(int which, int argc, char **argv) {
     if (options.log_level != NULL)
         log_level_parse(options.log_level, &level);
     log_setup(level, "bench");
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    stop_signal_catch();
     int status = benches[which].run(&options);
     options_finish(&options);
     return status;

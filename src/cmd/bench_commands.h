@@ -10,8 +10,6 @@ int cmd_bench_serve(const struct options *options);
 int cmd_bench_latency(const struct options *options);
 int cmd_bench_throughput(const struct options *options);
 
-/* Whether a signal asked to stop. A second one ends the process. */
-bool cmd_bench_is_cancelled(void *ctx);
 /* The flags about prompts. Tokenizer, n_vocab and as_text are left to the caller. */
 struct bench_prompts_opts cmd_bench_prompts_opts(const struct options *options);
 /* Writes the object as a file of its own; a path of folders is made. */

@@ -14,6 +14,7 @@
 #include "cmd/bench_commands.h"
 #include "cmd/commands.h"
 #include "cmd/launch.h"
+#include "cmd/stop_signal.h"
 #include "http/client.h"
 
 enum { WAIT_MS = 250, BROKEN_WAIT_MS = 500 };
@@ -27,14 +28,14 @@ struct offline {
 static int start(struct offline *offline, const struct options *options, struct err *err) {
     offline->options = *options;
     offline->options.disable_log_stats = true;
-    return http_client_setup(err) != 0 || cmd_launch_open(&offline->options, cmd_bench_is_cancelled, &offline->launch, err) != 0 ? -1 : 0;
+    return http_client_setup(err) != 0 || cmd_launch_open(&offline->options, stop_signal_came, &offline->launch, err) != 0 ? -1 : 0;
 }
 
 /* A worker's end says more than the connection that broke with it. */
 static int explain_failure(struct offline *offline, struct err *err) {
     struct err why;
     if (cluster_poll(offline->launch.cluster, &why) == 0) {
-        usleep(BROKEN_WAIT_MS * 1000);
+        clock_nap_ms(BROKEN_WAIT_MS);
         if (cluster_poll(offline->launch.cluster, &why) == 0)
             return -1;
     }
@@ -52,7 +53,7 @@ static int run_batch(struct offline *offline, const struct engine_request *reque
         return -1;
     while ((got = engine_stream_next(stream, WAIT_MS, &event, err)) >= 0) {
         n_tokens += got == 1 && event.type == ENGINE_EVENT_TOKEN;
-        if (cmd_bench_is_cancelled(NULL)) {
+        if (stop_signal_came(NULL)) {
             err_set(err, ERR_CANCELLED, "stopped before the end");
             break;
         }
@@ -170,7 +171,7 @@ static int measure_latency(struct offline *offline, struct err *err) {
         if (result == 0 && i >= n_warmups)
             result = bench_samples_add(&seconds, one, err);
     }
-    if (seconds.n > 0 && (result == 0 || cmd_bench_is_cancelled(NULL))) { /* a stop shows what there is */
+    if (seconds.n > 0 && (result == 0 || stop_signal_came(NULL))) { /* a stop shows what there is */
         struct err unsaved;
         int reported = report_latency(&seconds, o->bench.output_json, &unsaved);
         if (result == 0 && reported != 0)

@@ -15,6 +15,7 @@
 #include "bench/report.h"
 #include "cmd/bench_commands.h"
 #include "cmd/commands.h"
+#include "cmd/stop_signal.h"
 #include "http/client.h"
 #include "weights/hub.h"
 #include "weights/store.h"
@@ -155,8 +156,8 @@ static int ask_model(struct plan *plan, struct err *err) {
     int64_t deadline_ms = clock_mono_ms() + plan->options->bench.ready_check_timeout_s * 1000;
     int result;
     while ((result = ask_model_once(plan, err)) != 0 && err->code == ERR_PEER && clock_left_ms(deadline_ms) > 0 &&
-           !cmd_bench_is_cancelled(NULL))
-        usleep(MODELS_GAP_MS * 1000);
+           !stop_signal_came(NULL))
+        clock_nap_ms(MODELS_GAP_MS);
     return result;
 }
 
@@ -288,7 +289,7 @@ static int run_plan(const struct plan *plan, struct err *err) {
                                    .request_timeout_ms = (int)o->bench.request_timeout_s * 1000,
                                    .keeps_text = o->bench.save_detailed,
                                    .shows_progress = !o->bench.disable_tqdm,
-                                   .is_cancelled = cmd_bench_is_cancelled};
+                                   .is_cancelled = stop_signal_came};
     struct bench_run run;
     struct bench_report report;
     printf("%d requests to %s for the model %s, rate %s per second, concurrency ", plan->prompts.n - plan->n_spare, plan->url, plan->model,

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "base/json.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "cmd/commands.h"
 #include "cmd/options.h"
@@ -73,7 +73,7 @@ static int stay(const char *host) {
             node_scan_stop(NULL, BLOCK_STOP_MS, &n, NULL);
             return CMD_EXIT_FAILURE;
         }
-        nanosleep(&(struct timespec){.tv_nsec = BLOCK_STEP_MS * 1000000L}, NULL);
+        clock_nap_ms(BLOCK_STEP_MS);
     }
     log_info("Stopping Ray on %s", strsignal(g_signal));
     int n;

@@ -4,11 +4,9 @@
  */
 #include <errno.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "api/api.h"
@@ -18,6 +16,7 @@
 #include "cmd/commands.h"
 #include "cmd/launch.h"
 #include "cmd/options.h"
+#include "cmd/stop_signal.h"
 #include "cmd/worker_run.h"
 #include "engine/run.h"
 #include "http/client.h"
@@ -39,23 +38,6 @@ struct server {
     const char *default_names[1], *default_keys[2]; /* what the API is called and asks for when no flag says; NULL-terminated keys */
 };
 
-static atomic_int g_signal; /* the signal that asked to stop, 0 while there is none */
-
-static void on_signal(int number) {
-    /* A second one does not wait for a graceful stop. */
-    if (atomic_exchange(&g_signal, number) != 0) {
-        signal(number, SIG_DFL);
-        raise(number);
-    }
-}
-
-static void catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
-}
-
 /* A port that is taken should be known before the weights are loaded. */
 static int check_port(const struct options *o, struct err *err) {
     if (o->uds != NULL || o->port == 0)
@@ -67,11 +49,6 @@ static int check_port(const struct options *o, struct err *err) {
         return -1;
     close(fd);
     return 0;
-}
-
-static bool was_asked_to_stop(void *ctx) {
-    (void)ctx;
-    return atomic_load(&g_signal) != 0;
 }
 
 static int start_http(struct server *s, struct err *err) {
@@ -133,22 +110,17 @@ static void announce(const struct server *s) {
 }
 
 static int start_all(struct server *s, struct err *err) {
-    if (http_client_setup(err) != 0 || cmd_launch_open(&s->options, was_asked_to_stop, &s->launch, err) != 0 ||
+    if (http_client_setup(err) != 0 || cmd_launch_open(&s->options, stop_signal_came, &s->launch, err) != 0 ||
         check_port(&s->options, err) != 0 || cmd_launch_start(&s->launch, err) != 0 || start_http(s, err) != 0)
         return -1;
     announce(s);
     return 0;
 }
 
-static void nap_ms(int ms) {
-    struct timespec nap = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
-    nanosleep(&nap, NULL); /* a signal ends it early: that is wanted */
-}
-
 /* Until a signal asks to stop (0) or the launch breaks (-1). */
 static int watch_until_stop(struct server *s, struct err *err) {
     for (;;) {
-        if (atomic_load(&g_signal) != 0)
+        if (stop_signal_came(NULL))
             return 0;
         const char *failure = engine_failure(s->launch.engine);
         struct err why;
@@ -158,14 +130,14 @@ static int watch_until_stop(struct server *s, struct err *err) {
         if (failure != NULL || poll_result != 0) {
             /* The link broke first, most often; how the process ended says more. */
             if (poll_result == 0) {
-                nap_ms(WATCH_GAP_MS / 2);
+                clock_nap_ms(WATCH_GAP_MS / 2);
                 poll_result = cluster_poll(s->launch.cluster, &why);
             }
             err_set(err, ERR_PEER, "%s%s%s", failure != NULL ? failure : why.msg, failure != NULL && poll_result != 0 ? "; " : "",
                     failure != NULL && poll_result != 0 ? why.msg : "");
             return -1;
         }
-        nap_ms(WATCH_GAP_MS / 4);
+        clock_nap_ms(WATCH_GAP_MS / 4);
     }
 }
 
@@ -176,7 +148,7 @@ static void drain(struct server *s) {
     if (engine_n_active(s->launch.engine) > 0 && s->options.shutdown_timeout_s > 0)
         log_info("Stopping: %d request(s) have %lld s to finish", engine_n_active(s->launch.engine), (long long)s->options.shutdown_timeout_s);
     while (http_server_active(s->http) > 0 && clock_left_ms(deadline_ms) > 0)
-        nap_ms(20);
+        clock_nap_ms(20);
 }
 
 static void stop_all(struct server *s) {
@@ -193,15 +165,15 @@ static int run_server(struct server *s) {
     struct err err;
     int status = 0;
     if (start_all(s, &err) != 0) {
-        if (atomic_load(&g_signal) == 0)
+        if (!stop_signal_came(NULL))
             log_error("%s", err.msg);
         status = CMD_EXIT_FAILURE;
     } else if (watch_until_stop(s, &err) != 0) {
         log_error("The launch is lost: %s", err.msg);
-        nap_ms(FAILED_LINGER_MS);
+        clock_nap_ms(FAILED_LINGER_MS);
         status = CMD_EXIT_FAILURE;
     } else {
-        log_info("Stopping on %s", strsignal(atomic_load(&g_signal)));
+        log_info("Stopping on %s", strsignal(stop_signal_number()));
         drain(s);
     }
     stop_all(s);
@@ -239,8 +211,10 @@ int cmd_serve(int argc, char **argv) {
     log_level_parse(server.options.log_level, &level);
     bool is_headless = server.options.headless || server.options.node_rank > 0;
     log_setup(level, is_headless ? "worker" : "driver");
-    if (!is_headless)
-        catch_signals();
+    if (!is_headless) {
+        stop_signal_catch();
+        stop_signal_catch_also(SIGHUP);
+    }
     int status = is_headless ? run_headless(&server.options) : run_server(&server);
     options_finish(&server.options);
     return status;

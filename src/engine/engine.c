@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -316,8 +315,7 @@ static void engine_wind_down(struct engine *engine) {
         reap_streams(engine);
         if (is_stopping)
             return;
-        struct timespec nap = {.tv_nsec = 10000000};
-        nanosleep(&nap, NULL);
+        clock_nap_ms(10);
     }
 }
 

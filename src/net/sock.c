@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -210,7 +209,7 @@ int net_connect(const char *host, uint16_t port, int64_t deadline_ms, int *ret_f
             return err_set(err, ERR_TIMEOUT, "cannot connect to %s port %u: %s (tried for %" PRId64 " ms)", host, port, reason,
                            clock_mono_ms() - start_ms);
         int wait_ms = pause_ms < left_ms ? pause_ms : left_ms;
-        nanosleep(&(struct timespec){.tv_sec = wait_ms / 1000, .tv_nsec = (long)(wait_ms % 1000) * 1000000}, NULL);
+        clock_nap_ms(wait_ms);
         pause_ms = pause_ms * 2 < RETRY_LAST_MS ? pause_ms * 2 : RETRY_LAST_MS;
     }
 }

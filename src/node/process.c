@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -70,7 +69,7 @@ static int wait_for(const struct node_process *process, pid_t pid, int *ret_stat
             return is_cancelled ? err_set(err, ERR_CANCELLED, "stopped")
                                 : err_set(err, ERR_TIMEOUT, "it has not ended within %d s", process->timeout_ms / 1000);
         }
-        nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000L}, NULL);
+        clock_nap_ms(STEP_MS);
     }
 }
 

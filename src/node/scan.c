@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -216,7 +215,7 @@ static int signal_all(const struct processes *list, int signum, bool jobs_only, 
 
 static void wait_gone(const struct processes *list, bool jobs_only, int64_t deadline_ms) {
     while (n_alive(list, jobs_only) > 0 && clock_left_ms(deadline_ms) > 0)
-        nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000L}, NULL);
+        clock_nap_ms(STEP_MS);
 }
 
 /* Scans again until nothing new is seen, all that was seen being stopped: Ray's dashboard, for one, replaces children that are killed. */

@@ -3,7 +3,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -47,7 +46,7 @@ static int is_listed(const struct cluster_ray *ray, const char *host, struct err
 static int wait_listed(const struct cluster_ray *ray, const struct node_wish *wish, const char *host, int64_t deadline_ms,
                        bool (*is_cancelled)(void), bool *ret_listed, struct err *err) {
     int64_t patience_ms = clock_mono_ms() + DASHBOARD_PATIENCE_MS;
-    for (;; nanosleep(&(struct timespec){.tv_nsec = ASK_GAP_MS * 1000000L}, NULL)) {
+    for (;; clock_nap_ms(ASK_GAP_MS)) {
         int listed = is_listed(ray, host, err);
         bool is_given_up = listed < 0 && !wish->is_head && clock_left_ms(patience_ms) == 0;
         if (listed == 1 || is_given_up) {

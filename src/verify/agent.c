@@ -304,7 +304,7 @@ static int peek_type(const struct verify_agent_opts *opts, enum net_frame_type *
         if (clock_left_ms(deadline_ms) == 0)
             return err_set(err, ERR_TIMEOUT, "the driver has been silent for %d ms", opts->driver_timeout_ms);
         if (n > 0) /* part of a header */
-            nanosleep(&(struct timespec){.tv_nsec = PEEK_NAP_MS * 1000000L}, NULL);
+            clock_nap_ms(PEEK_NAP_MS);
     }
 }
 

@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -89,7 +88,7 @@ static void drain(struct active *slot) {
 /* One that hangs in the kernel does not die of a SIGKILL either: it is left behind, so that nothing waits for it. */
 static void bury(pid_t pid) {
     for (int i = 0; i < BURY_TRIES && waitpid(pid, NULL, WNOHANG) == 0; i++)
-        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+        clock_nap_ms(5);
 }
 
 /* Whether it is over: it has ended, or its time is up. A grandchild that keeps the pipe open is killed with the group. */
