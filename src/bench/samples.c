@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/sort.h"
+
 enum { FIRST_CAP = 64, MOST_VALUES = 1 << 28 };
 
 int bench_samples_add(struct bench_samples *samples, double value, struct err *err) {
@@ -41,16 +43,11 @@ double bench_samples_deviation(const struct bench_samples *samples) {
     return samples->n > 0 ? sqrt(sum / samples->n) : 0;
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double bench_samples_percentile(struct bench_samples *samples, double percent) {
     if (samples->n == 0)
         return 0;
     if (!samples->is_sorted) {
-        qsort(samples->values, (size_t)samples->n, sizeof *samples->values, compare);
+        sort_doubles(samples->values, (size_t)samples->n);
         samples->is_sorted = 1;
     }
     double place = percent / 100 * (samples->n - 1);

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/sort.h"
 #include "comm/group.h"
 #include "comm/world.h"
 #include "net/frame.h"
@@ -196,11 +197,6 @@ static int on_reduce_open(struct agent *agent, const json_t *ask, json_t *answer
     return 0;
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 static int run_reduces(struct agent *agent, size_t n_floats, int n, json_t *answer, struct err *err) {
     int members[COMM_MAX_NODES], result = -1;
     struct comm_group *group = NULL;
@@ -221,7 +217,7 @@ static int run_reduces(struct agent *agent, size_t n_floats, int n, json_t *answ
         if (i >= 0)
             times[i] = (double)(clock_mono_ns() - start_ns) / 1000;
     }
-    qsort(times, (size_t)n, sizeof times[0], by_value);
+    sort_doubles(times, (size_t)n);
     json_object_set_new(answer, "median_us", json_real(times[n / 2]));
     json_object_set_new(answer, "p99_us", json_real(times[n * 99 / 100]));
     result = 0;

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/rand.h"
+#include "base/sort.h"
 #include "verify/probe_wire.h"
 
 enum {
@@ -51,11 +52,6 @@ static int call(const struct probe_target *target, const struct net_secret *secr
     return 0;
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* Round trips of len_bytes until n or until the time is over, after a few that are not counted. Halved: one way. */
 static int measure_trips(const struct probe_target *target, const struct net_secret *secret, size_t len_bytes, int n, int budget_ms,
                          double *ret_median_us, double *ret_p99_us, double *ret_connect_us, struct err *err) {
@@ -74,7 +70,7 @@ static int measure_trips(const struct probe_target *target, const struct net_sec
         if (warm-- <= 0)
             trips[taken++] = (double)(clock_mono_ns() - start_ns) / 2000;
     }
-    qsort(trips, (size_t)taken, sizeof trips[0], by_value);
+    sort_doubles(trips, (size_t)taken);
     *ret_median_us = trips[taken / 2];
     *ret_p99_us = trips[taken * 99 / 100];
     result = 0;
