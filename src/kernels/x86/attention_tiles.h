@@ -13,7 +13,7 @@
  * (2 · LANES columns: the even ones, the odd ones) in queries and sums too and put right at the end. I8 is read as whole numbers:
  * a key's scale goes into its score, a value's into its weight. Up to ROWS rows read the cache directly; more rows share
  * a tile that is converted once into scratch (L1). While one tile is in work, the next is prefetched: blocks of the cache
- * lie anywhere, so the hardware does not see what follows.
+ * lie anywhere, so the hardware does not see what follows. A line at a time, between products: many at once would stall them.
  *
  * A row's result depends only on token_begin and its own limit: tiles begin at the same tokens for every row, sums run
  * over tokens in order, a masked token adds zero, and a converted tile holds the same numbers as the cache.
@@ -43,6 +43,7 @@ _Static_assert(sizeof(struct scratch_attn) <= KERNELS_SCRATCH_BYTES, "scratch");
 struct tile {
     const void *rows[TOKENS];
     const float *scales[TOKENS]; /* ROWS_I8 */
+    int n;
 };
 
 /* A key that stands in for tokens past the end, so that keys always come in fours. */
@@ -53,20 +54,17 @@ static size_t form_bytes(enum rows_form form)
     return form == ROWS_F32 ? 4 : form == ROWS_BF16 ? 2 : 1;
 }
 
-/* Where the rows of tokens [begin, begin + n) lie, and calls for them. One division for all: a division takes as long as a row. */
-KERNELS_INLINE void tile_find(enum rows_form form, const struct kernels_attn *attn, const void *const *blocks, int begin, int n, struct tile *tile)
+/* Where the rows of the tile that begins at a token lie, none past the end. One division for all: a division takes as long as a row. */
+KERNELS_INLINE void tile_find(enum rows_form form, const struct kernels_attn *attn, const void *const *blocks, int begin, int end, struct tile *tile)
 {
     size_t row_bytes = (size_t)attn->head_dim * form_bytes(form);
     int block = begin / attn->block_size, slot = begin % attn->block_size;
-    for (int i = 0; i < n; i++) {
+    tile->n = end - begin < 0 ? 0 : end - begin < TOKENS ? end - begin : TOKENS;
+    for (int i = 0; i < tile->n; i++) {
         const uint8_t *rows = blocks[block];
         tile->rows[i] = rows + (size_t)slot * row_bytes;
-        for (size_t line = 0; line < row_bytes; line += 64)
-            _mm_prefetch((const char *)tile->rows[i] + line, _MM_HINT_T0);
-        if (form == ROWS_I8) {
+        if (form == ROWS_I8)
             tile->scales[i] = (const float *)(rows + (size_t)attn->block_size * row_bytes) + slot;
-            _mm_prefetch((const char *)tile->scales[i], _MM_HINT_T0);
-        }
         if (++slot == attn->block_size) {
             slot = 0;
             block++;
@@ -74,11 +72,19 @@ KERNELS_INLINE void tile_find(enum rows_form form, const struct kernels_attn *at
     }
 }
 
+/* Calls for bytes [begin, end) of rows [first, first + n) of a tile, as far as it has them. */
+KERNELS_INLINE void tile_prefetch(const struct tile *tile, int first, int n, size_t begin, size_t end)
+{
+    for (int i = first; i < first + n && i < tile->n; i++)
+        for (size_t at = begin; at < end; at += 64)
+            _mm_prefetch((const char *)tile->rows[i] + at, _MM_HINT_T0);
+}
+
 /* What scores, or weights, of the tile's tokens are multiplied by; 0 past the end. */
-KERNELS_INLINE void scales_gather(enum rows_form form, const struct tile *tile, int n, float factor, float ret_scales[TOKENS])
+KERNELS_INLINE void scales_gather(enum rows_form form, const struct tile *tile, float factor, float ret_scales[TOKENS])
 {
     for (int i = 0; i < TOKENS; i++)
-        ret_scales[i] = i >= n ? 0 : form == ROWS_I8 ? factor * *tile->scales[i] : factor;
+        ret_scales[i] = i >= tile->n ? 0 : form == ROWS_I8 ? factor * *tile->scales[i] : factor;
 }
 
 /* The last columns of a head_dim that is no multiple of PAIR, zeros behind them. */
@@ -89,10 +95,11 @@ KERNELS_INLINE void tail_load(enum rows_form form, const void *row, int d, int h
     pair_load(form, room, 0, ret);
 }
 
-/* n rows to floats in scratch, `padded` apart; the tile then points there. */
-KERNELS_INLINE void tile_convert(enum rows_form form, int head_dim, int padded, struct tile *tile, int n, float *out)
+/* A tile's rows to floats in scratch, `padded` apart; the tile then points there. */
+KERNELS_INLINE void tile_convert(enum rows_form form, int head_dim, int padded, struct tile *tile, const struct tile *ahead, float *out)
 {
-    for (int i = 0; i < n; i++, out += padded) {
+    for (int i = 0; i < tile->n; i++, out += padded) {
+        tile_prefetch(ahead, i, 1, 0, (size_t)head_dim * form_bytes(form));
         vec pair[2];
         int d = 0;
         for (; d + PAIR <= head_dim; d += PAIR) {
@@ -144,10 +151,13 @@ static void sum_order(enum rows_form form, const float *in, int head_dim, float 
     }
 }
 
-/* weights[row][0 … n) = key_scale · q · key for n_rows rows; keys come in fours. */
-KERNELS_INLINE void scores(enum rows_form form, const struct tile *tile, int head_dim, int first_row, int n_rows, int n, struct scratch_attn *scratch)
+/* weights[row] = key_scale · q · key for n_rows rows; keys come in fours. */
+KERNELS_INLINE void scores(enum rows_form form, const struct tile *tile, const struct tile *ahead, int head_dim, int first_row, int n_rows,
+                           struct scratch_attn *scratch)
 {
-    for (int token = 0; token < n; token += 4) {
+    for (int token = 0; token < tile->n; token += 4) {
+        if (ahead != NULL && first_row == 0)
+            tile_prefetch(ahead, token, 4, 0, (size_t)head_dim * form_bytes(form));
         vec acc[ROWS][4], q[ROWS][2], key[2];
         KERNELS_UNROLL
         for (int r = 0; r < n_rows; r++) {
@@ -206,10 +216,11 @@ KERNELS_INLINE void row_weigh(float weights[TOKENS], int visible, float *max, fl
     *max = now;
 }
 
-/* sums = sums · rescale + Σ weight · value over n tokens: n_rows rows, n_pairs pairs of vectors from column d on (0: the tail). */
-KERNELS_INLINE void values_add(enum rows_form form, const struct tile *tile, int head_dim, int n_rows, int n_pairs, int d, int first_row, int n,
-                               struct scratch_attn *scratch)
+/* sums = sums · rescale + Σ weight · value over a tile: n_rows rows, n_pairs pairs of vectors from column d on (0: the tail). */
+KERNELS_INLINE void values_add(enum rows_form form, const struct tile *tile, const struct tile *ahead, int head_dim, int n_rows, int n_pairs, int d,
+                               int first_row, struct scratch_attn *scratch)
 {
+    size_t begin = (size_t)d * form_bytes(form), end = begin + (size_t)(n_pairs * PAIR) * form_bytes(form);
     int n_vectors = n_pairs > 0 ? 2 * n_pairs : 2;
     vec acc[ROWS][4];
     KERNELS_UNROLL
@@ -218,7 +229,9 @@ KERNELS_INLINE void values_add(enum rows_form form, const struct tile *tile, int
         for (int v = 0; v < n_vectors; v++)
             acc[r][v] = vec_mul(vec_load(scratch->sums + (size_t)(first_row + r) * scratch->padded + d + v * LANES), vec_set(scratch->rescale[first_row + r]));
     }
-    for (int token = 0; token < n; token++) {
+    for (int token = 0; token < tile->n; token++) {
+        if (ahead != NULL && first_row == 0)
+            tile_prefetch(ahead, token, 1, begin, end);
         vec weight[ROWS], value[4];
         KERNELS_UNROLL
         for (int r = 0; r < n_rows; r++)
@@ -243,17 +256,18 @@ KERNELS_INLINE void values_add(enum rows_form form, const struct tile *tile, int
     }
 }
 
-KERNELS_INLINE void values(enum rows_form form, const struct tile *tile, int head_dim, int first_row, int n_rows, int n, struct scratch_attn *scratch)
+KERNELS_INLINE void values(enum rows_form form, const struct tile *tile, const struct tile *ahead, int head_dim, int first_row, int n_rows,
+                           struct scratch_attn *scratch)
 {
     int d = 0;
     for (; d + 2 * PAIR <= head_dim; d += 2 * PAIR)
-        values_add(form, tile, head_dim, n_rows, 2, d, first_row, n, scratch);
+        values_add(form, tile, ahead, head_dim, n_rows, 2, d, first_row, scratch);
     if (d + PAIR <= head_dim) {
-        values_add(form, tile, head_dim, n_rows, 1, d, first_row, n, scratch);
+        values_add(form, tile, ahead, head_dim, n_rows, 1, d, first_row, scratch);
         d += PAIR;
     }
     if (d < head_dim)
-        values_add(form, tile, head_dim, n_rows, 0, d, first_row, n, scratch);
+        values_add(form, tile, ahead, head_dim, n_rows, 0, d, first_row, scratch);
 }
 
 /* WORK(first_row, n_rows) for all rows, n_rows being a constant in each. */
@@ -270,19 +284,19 @@ KERNELS_INLINE void values(enum rows_form form, const struct tile *tile, int hea
             WORK(first, 1);                                                                                                            \
     } while (0)
 
-/* One tile of n tokens for all rows; form says what the rows point to. */
-KERNELS_INLINE void tile_score(enum rows_form form, const struct kernels_attn *attn, const struct tile *tile, int head_dim, int n,
+/* One tile for all rows; form says what the rows point to. */
+KERNELS_INLINE void tile_score(enum rows_form form, const struct kernels_attn *attn, const struct tile *tile, const struct tile *ahead, int head_dim,
                                struct scratch_attn *scratch)
 {
-#define SCORES(first_row, n_rows) scores(form, tile, head_dim, first_row, n_rows, n, scratch)
+#define SCORES(first_row, n_rows) scores(form, tile, ahead, head_dim, first_row, n_rows, scratch)
     ROWS_WALK(attn->n_rows, SCORES);
 #undef SCORES
 }
 
-KERNELS_INLINE void tile_sum(enum rows_form form, const struct kernels_attn *attn, const struct tile *tile, int head_dim, int n,
+KERNELS_INLINE void tile_sum(enum rows_form form, const struct kernels_attn *attn, const struct tile *tile, const struct tile *ahead, int head_dim,
                              struct scratch_attn *scratch)
 {
-#define VALUES(first_row, n_rows) values(form, tile, head_dim, first_row, n_rows, n, scratch)
+#define VALUES(first_row, n_rows) values(form, tile, ahead, head_dim, first_row, n_rows, scratch)
     ROWS_WALK(attn->n_rows, VALUES);
 #undef VALUES
 }
@@ -293,37 +307,39 @@ static void weights_scale(float weights[TOKENS], const float scales[TOKENS])
         vec_store(weights + i, vec_mul(vec_load(weights + i), vec_load(scales + i)));
 }
 
-/* kv_form: of the cache; form: of what the kernels read, F32 when tiles are converted. */
+/* kv_form: of the cache; form: of what the kernels read, F32 when tiles are converted (which then calls for the next tile). */
 KERNELS_INLINE void tiles_walk(enum rows_form kv_form, enum rows_form form, const struct kernels_attn *attn, int end, float *row_max,
                                float *row_sum, struct scratch_attn *scratch)
 {
-    int padded = (int)scratch->padded, head_dim = form == kv_form ? attn->head_dim : padded;
-    struct tile keys[2], vals; /* this tile's keys and the next one's */
-    int at = 0;
-    tile_find(kv_form, attn, attn->k_blocks, attn->token_begin, end - attn->token_begin < TOKENS ? end - attn->token_begin : TOKENS, &keys[0]);
-    for (int begin = attn->token_begin; begin < end; begin += TOKENS, at ^= 1) {
-        int n = end - begin < TOKENS ? end - begin : TOKENS, next = begin + TOKENS;
-        int n_next = end - next < TOKENS ? (end > next ? end - next : 0) : TOKENS;
-        tile_find(kv_form, attn, attn->v_blocks, begin, n, &vals);
-        scales_gather(kv_form, &keys[at], n, attn->scale, scratch->key_scale);
-        if (form != kv_form)
-            tile_convert(kv_form, attn->head_dim, padded, &keys[at], n, scratch->rows);
-        for (int i = n; i % 4; i++)
-            keys[at].rows[i] = zero_row;
-        tile_score(form, attn, &keys[at], head_dim, n, scratch);
+    bool converts = form != kv_form;
+    int padded = (int)scratch->padded, head_dim = converts ? padded : attn->head_dim;
+    size_t row_bytes = (size_t)attn->head_dim * form_bytes(kv_form);
+    struct tile keys[2], vals[2]; /* this tile's and the next one's */
+    tile_find(kv_form, attn, attn->k_blocks, attn->token_begin, end, &keys[0]);
+    tile_find(kv_form, attn, attn->v_blocks, attn->token_begin, end, &vals[0]);
+    tile_prefetch(&keys[0], 0, TOKENS, 0, row_bytes);
+    tile_prefetch(&vals[0], 0, TOKENS, 0, row_bytes);
+    for (int begin = attn->token_begin, at = 0; begin < end; begin += TOKENS, at ^= 1) {
+        struct tile *k = &keys[at], *v = &vals[at], *k_ahead = &keys[at ^ 1], *v_ahead = &vals[at ^ 1];
+        tile_find(kv_form, attn, attn->k_blocks, begin + TOKENS, end, k_ahead);
+        tile_find(kv_form, attn, attn->v_blocks, begin + TOKENS, end, v_ahead);
+        scales_gather(kv_form, k, attn->scale, scratch->key_scale);
+        if (converts)
+            tile_convert(kv_form, attn->head_dim, padded, k, k_ahead, scratch->rows);
+        for (int i = k->n; i % 4; i++)
+            k->rows[i] = zero_row;
+        tile_score(form, attn, k, converts ? NULL : k_ahead, head_dim, scratch);
         if (kv_form == ROWS_I8)
-            scales_gather(kv_form, &vals, n, 1, scratch->value_scale);
+            scales_gather(kv_form, v, 1, scratch->value_scale);
         for (int i = 0; i < attn->n_rows; i++) {
-            int visible = attn->row_limit[i] - begin < n ? attn->row_limit[i] - begin : n;
+            int visible = attn->row_limit[i] - begin < k->n ? attn->row_limit[i] - begin : k->n;
             row_weigh(scratch->weights[i], visible, &row_max[i], &row_sum[i], &scratch->rescale[i]);
             if (kv_form == ROWS_I8)
                 weights_scale(scratch->weights[i], scratch->value_scale);
         }
-        if (n_next > 0)
-            tile_find(kv_form, attn, attn->k_blocks, next, n_next, &keys[at ^ 1]);
-        if (form != kv_form)
-            tile_convert(kv_form, attn->head_dim, padded, &vals, n, scratch->rows);
-        tile_sum(form, attn, &vals, head_dim, n, scratch);
+        if (converts)
+            tile_convert(kv_form, attn->head_dim, padded, v, v_ahead, scratch->rows);
+        tile_sum(form, attn, v, converts ? NULL : v_ahead, head_dim, scratch);
     }
 }
 

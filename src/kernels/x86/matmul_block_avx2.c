@@ -207,20 +207,20 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
             struct dots dots[FEW];
             for (int t = 0; t < n; t++)
                 dots_clear(&dots[t]);
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; dtype != DTYPE_Q8_0 && j < 4; j++) {
                 __m256i low[2], high[2];
-                for (int h = 0; h < 2; h++) {
-                    if (dtype == DTYPE_Q8_0) {
-                        low[h] = _mm256_load_si256((const __m256i *)(weights + j * 64 + h * 32));
-                        high[h] = _mm256_load_si256((const __m256i *)(weights + (j + 4) * 64 + h * 32));
-                    } else {
-                        quads_load(dtype, weights, j, h, &low[h], &high[h]);
-                    }
-                }
+                for (int h = 0; h < 2; h++)
+                    quads_load(dtype, weights, j, h, &low[h], &high[h]);
                 for (int t = 0; t < n; t++) {
                     dots_add(dtype, &dots[t], j, low, q_load(q + (size_t)t * n_cols + j * 4));
                     dots_add(dtype, &dots[t], j + 4, high, q_load(q + (size_t)t * n_cols + 16 + j * 4));
                 }
+            }
+            for (int quad = 0; dtype == DTYPE_Q8_0 && quad < 8; quad++) {
+                __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
+                                _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
+                for (int t = 0; t < n; t++)
+                    dots_add(dtype, &dots[t], quad, w, q_load(q + (size_t)t * n_cols + quad * 4));
             }
             struct group_scales scales;
             scales_load(dtype, panel + panel_head_at(dtype, (int)g), (int)g, &scales);
