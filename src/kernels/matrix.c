@@ -100,21 +100,26 @@ static void nibbles_pack(const uint8_t q[32], uint8_t *nibbles, int r)
     }
 }
 
+static void q6_group_pack(const uint8_t q[32], uint8_t *weights, int r)
+{
+    for (int v = 0; v < 6; v++) {
+        uint32_t word = word_at(q + 4 * v) | (word_at(q + 24 + v / 3 * 4) >> 2 * (v % 3) & 0x03030303u) << 6;
+        memcpy(weights + v * 64 + r * 4, &word, sizeof word);
+    }
+}
+
 static void k_group_pack(enum dtype dtype, const struct blocks_group *group, uint8_t *weights, int r)
 {
+    if (dtype == DTYPE_Q6_K) {
+        q6_group_pack(group->q, weights, r);
+        return;
+    }
     nibbles_pack(group->q, weights, r);
     if (dtype == DTYPE_Q5_K) {
         uint32_t bits = 0;
         for (int j = 0; j < 8; j++)
             bits |= (word_at(group->q + 4 * j) >> 4 & 0x01010101u) << j;
         memcpy(weights + PANEL_NIBBLES + r * 4, &bits, sizeof bits);
-    } else if (dtype == DTYPE_Q6_K) {
-        for (int v = 0; v < 2; v++) {
-            uint32_t bits = 0;
-            for (int i = 0; i < 4; i++)
-                bits |= (word_at(group->q + 4 * (4 * v + i)) >> 4 & 0x03030303u) << 2 * i;
-            memcpy(weights + PANEL_NIBBLES + v * 64 + r * 4, &bits, sizeof bits);
-        }
     }
 }
 

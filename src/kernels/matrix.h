@@ -22,7 +22,7 @@ enum { KERNELS_PANEL_ROWS = 16, KERNELS_GROUP = 32 /* activations that share one
  * Goes up when the packed bytes of a weight would be others than before, be it by their layout or by the way in which they are
  * quantised on load: shards that were packed to disk by an earlier program are then packed anew.
  */
-enum { KERNELS_LAYOUT_VERSION = 1 };
+enum { KERNELS_LAYOUT_VERSION = 2 };
 
 struct kernels_matrix {
     enum dtype dtype; /* format of the weights; decides which activations are read */

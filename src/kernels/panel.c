@@ -40,6 +40,15 @@ static void scales_read(enum dtype dtype, const uint8_t *panel, int g, struct pa
     }
 }
 
+/* The last two quads are spread over the upper bits of the others. */
+static int q6_read(const uint8_t *weights, int quad, int at)
+{
+    if (quad < 6)
+        return weights[quad * 64 + at] & 63;
+    const uint8_t *three = weights + (quad - 6) * 3 * 64 + at;
+    return three[0] >> 6 | three[64] >> 6 << 2 | three[128] >> 6 << 4;
+}
+
 void panel_group_read(enum dtype dtype, const uint8_t *panel, int g, struct panel_group *ret_group)
 {
     scales_read(dtype, panel, g, ret_group);
@@ -53,11 +62,9 @@ void panel_group_read(enum dtype dtype, const uint8_t *panel, int g, struct pane
                 ret_group->q[i][r] = (int8_t)weights[quad * 64 + at];
                 continue;
             }
-            int q = weights[quad % 4 * 64 + at] >> quad / 4 * 4 & 15;
+            int q = dtype == DTYPE_Q6_K ? q6_read(weights, quad, at) : weights[quad % 4 * 64 + at] >> quad / 4 * 4 & 15;
             if (dtype == DTYPE_Q5_K)
                 q |= (upper[at] >> quad & 1) << 4;
-            else if (dtype == DTYPE_Q6_K)
-                q |= (upper[quad / 4 * 64 + at] >> 2 * (quad % 4) & 3) << 4;
             ret_group->q[i][r] = (int8_t)(q - offset);
         }
     }

@@ -15,8 +15,8 @@
  *   Q4_1   group: scales F16 [16], minima F16 [16], nibbles
  *   Q4_K   256 columns: d F16 [16], dmin F16 [16], scales u8 [8][16], minima u8 [8][16], [8] nibbles
  *   Q5_K   as Q4_K, and after the nibbles of each group 64 bytes of fifth bits: byte b of lane r, bit j = quad j
- *   Q6_K   256 columns: d F16 [16] and 32 bytes unused, scales int8 [16][16] (one per 16 columns), then per group the
- *          low nibbles and 128 bytes of upper bits: vector v, byte b of lane r, bits 2i and 2i + 1 = quad 4v + i; value − 32
+ *   Q6_K   256 columns: d F16 [16] and 32 bytes unused, scales int8 [16][16] (one per 16 columns), then per group six times
+ *          64 bytes: the lower 6 bits of vector v are quad v, its upper 2 are bits 2(v % 3) and up of quad 6 + v / 3; value − 32
  */
 #ifndef KERNELS_PANEL_H
 #define KERNELS_PANEL_H
@@ -39,7 +39,7 @@ enum {
     PANEL_K_HEAD = 320, /* d, dmin, scales and minima of a superblock, in all three K formats */
     PANEL_Q4_K_GROUP = PANEL_NIBBLES,
     PANEL_Q5_K_GROUP = PANEL_NIBBLES + 64,
-    PANEL_Q6_K_GROUP = PANEL_NIBBLES + 128,
+    PANEL_Q6_K_GROUP = 6 * 64,
     PANEL_SUPER_GROUPS = 8 /* groups in a superblock of 256 columns */
 };
 

@@ -58,6 +58,16 @@ KERNELS_INLINE void scales_load(enum dtype dtype, const uint8_t *head, int g, st
     }
 }
 
+/* Q6_K: the quad whose bits are the upper two of three vectors. */
+KERNELS_INLINE __m512i upper_bits_join(const uint8_t *three)
+{
+    const __m512i upper = _mm512_set1_epi32((int)0xc0c0c0c0u);
+    __m512i bits = _mm512_setzero_si512();
+    for (int v = 0; v < 3; v++)
+        bits = _mm512_or_si512(_mm512_srli_epi16(bits, 2), _mm512_and_si512(_mm512_load_si512((const __m512i *)(three + v * 64)), upper));
+    return _mm512_srli_epi16(bits, 2);
+}
+
 /* Quads j and j + 4 (0 ≤ j < 4) of 16 rows, unpacked to bytes; Q8_0 as it is, or plus 128 for dpbusd. */
 KERNELS_INLINE void quads_load(enum dtype dtype, const uint8_t *weights, int j, __m512i *ret_low, __m512i *ret_high)
 {
@@ -67,6 +77,13 @@ KERNELS_INLINE void quads_load(enum dtype dtype, const uint8_t *weights, int j, 
         *ret_high = _mm512_xor_si512(_mm512_load_si512((const __m512i *)(weights + (j + 4) * 64)), flip);
         return;
     }
+    if (dtype == DTYPE_Q6_K) {
+        const __m512i six = _mm512_set1_epi32(0x3f3f3f3f);
+        *ret_low = _mm512_and_si512(_mm512_load_si512((const __m512i *)(weights + j * 64)), six);
+        *ret_high = j < 2 ? _mm512_and_si512(_mm512_load_si512((const __m512i *)(weights + (j + 4) * 64)), six)
+                          : upper_bits_join(weights + (j - 2) * 3 * 64);
+        return;
+    }
     const __m512i mask = _mm512_set1_epi32(0x0f0f0f0f);
     __m512i both = _mm512_load_si512((const __m512i *)(weights + j * 64));
     __m512i low = _mm512_and_si512(both, mask), high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
@@ -74,14 +91,6 @@ KERNELS_INLINE void quads_load(enum dtype dtype, const uint8_t *weights, int j, 
         __m512i bits = _mm512_load_si512((const __m512i *)(weights + PANEL_NIBBLES)), bit = _mm512_set1_epi32(0x10101010);
         low = _mm512_or_si512(low, _mm512_and_si512(_mm512_slli_epi16(bits, (unsigned)(4 - j)), bit));
         high = _mm512_or_si512(high, _mm512_and_si512(_mm512_srli_epi16(bits, (unsigned)j), bit));
-    } else if (dtype == DTYPE_Q6_K) {
-        const __m512i pair = _mm512_set1_epi32(0x30303030);
-        __m512i bits0 = _mm512_load_si512((const __m512i *)(weights + PANEL_NIBBLES));
-        __m512i bits1 = _mm512_load_si512((const __m512i *)(weights + PANEL_NIBBLES + 64));
-        __m512i at0 = j < 2 ? _mm512_slli_epi16(bits0, (unsigned)(4 - 2 * j)) : _mm512_srli_epi16(bits0, (unsigned)(2 * j - 4));
-        __m512i at1 = j < 2 ? _mm512_slli_epi16(bits1, (unsigned)(4 - 2 * j)) : _mm512_srli_epi16(bits1, (unsigned)(2 * j - 4));
-        low = _mm512_or_si512(low, _mm512_and_si512(at0, pair));
-        high = _mm512_or_si512(high, _mm512_and_si512(at1, pair));
     }
     *ret_low = low;
     *ret_high = high;

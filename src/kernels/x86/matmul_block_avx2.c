@@ -73,9 +73,27 @@ KERNELS_INLINE void scales_load(enum dtype dtype, const uint8_t *head, int g, st
     }
 }
 
+/* Q6_K: the quad whose bits are the upper two of three vectors. */
+KERNELS_INLINE __m256i upper_bits_join(const uint8_t *three)
+{
+    const __m256i upper = _mm256_set1_epi8((char)0xc0);
+    __m256i bits = _mm256_setzero_si256();
+    for (int v = 0; v < 3; v++)
+        bits = _mm256_or_si256(_mm256_srli_epi16(bits, 2), _mm256_and_si256(_mm256_load_si256((const __m256i *)(three + v * 64)), upper));
+    return _mm256_srli_epi16(bits, 2);
+}
+
 /* Quads j and j + 4 (0 ≤ j < 4) of rows 8h to 8h + 7, unpacked to bytes. Not for Q8_0. */
 KERNELS_INLINE void quads_load(enum dtype dtype, const uint8_t *weights, int j, int h, __m256i *ret_low, __m256i *ret_high)
 {
+    if (dtype == DTYPE_Q6_K) {
+        const __m256i six = _mm256_set1_epi8(63);
+        weights += h * 32;
+        *ret_low = _mm256_and_si256(_mm256_load_si256((const __m256i *)(weights + j * 64)), six);
+        *ret_high = j < 2 ? _mm256_and_si256(_mm256_load_si256((const __m256i *)(weights + (j + 4) * 64)), six)
+                          : upper_bits_join(weights + (j - 2) * 3 * 64);
+        return;
+    }
     const __m256i mask = _mm256_set1_epi8(15);
     __m256i both = _mm256_load_si256((const __m256i *)(weights + j * 64 + h * 32));
     __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
@@ -83,27 +101,10 @@ KERNELS_INLINE void quads_load(enum dtype dtype, const uint8_t *weights, int j, 
         __m256i bits = _mm256_load_si256((const __m256i *)(weights + PANEL_NIBBLES + h * 32)), bit = _mm256_set1_epi8(16);
         low = _mm256_or_si256(low, _mm256_and_si256(_mm256_slli_epi16(bits, 4 - j), bit));
         high = _mm256_or_si256(high, _mm256_and_si256(_mm256_srli_epi16(bits, j), bit));
-    } else if (dtype == DTYPE_Q6_K) {
-        __m256i pair = _mm256_set1_epi8(48);
-        __m256i bits0 = _mm256_load_si256((const __m256i *)(weights + PANEL_NIBBLES + h * 32));
-        __m256i bits1 = _mm256_load_si256((const __m256i *)(weights + PANEL_NIBBLES + 64 + h * 32));
-        __m256i at0 = j < 2 ? _mm256_slli_epi16(bits0, 4 - 2 * j) : _mm256_srli_epi16(bits0, 2 * j - 4);
-        __m256i at1 = j < 2 ? _mm256_slli_epi16(bits1, 4 - 2 * j) : _mm256_srli_epi16(bits1, 2 * j - 4);
-        low = _mm256_or_si256(low, _mm256_and_si256(at0, pair));
-        high = _mm256_or_si256(high, _mm256_and_si256(at1, pair));
     }
     *ret_low = low;
     *ret_high = high;
 }
-
-/*
- * Partial dot products of a group for one token: in 16 bits [columns 0–15, 16–31][first or second pair of quads][rows],
- * all in [0][0] unless that would overflow; in 32 bits for Q8_0.
- */
-struct dots {
-    __m256i s16[2][2][2];
-    __m256i s32[2];
-};
 
 /* Quads that may be added in 16 bits, one after the other. */
 KERNELS_INLINE int run_quads(enum dtype dtype)
@@ -111,11 +112,10 @@ KERNELS_INLINE int run_quads(enum dtype dtype)
     return dtype == DTYPE_Q6_K ? 2 : dtype == DTYPE_Q5_K ? 4 : 8;
 }
 
-KERNELS_INLINE void dots_clear(struct dots *dots)
+/* Sides of a group with scales of their own: columns 0 to 15 and 16 to 31. */
+KERNELS_INLINE int n_sides(enum dtype dtype)
 {
-    for (int i = 0; i < 8; i++)
-        dots->s16[i / 4][i / 2 % 2][i % 2] = _mm256_setzero_si256();
-    dots->s32[0] = dots->s32[1] = _mm256_setzero_si256();
+    return dtype == DTYPE_Q6_K ? 2 : 1;
 }
 
 /* Four signed products a lane, added up. */
@@ -124,37 +124,81 @@ KERNELS_INLINE __m256i signed_products(__m256i w, __m256i q)
     return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)), _mm256_set1_epi16(1));
 }
 
-/* Adds quad `quad` of 16 rows (w[h]) times four activations. */
-KERNELS_INLINE void dots_add(enum dtype dtype, struct dots *dots, int quad, const __m256i w[2], __m256i q)
+/* Eight products a lane of two quads of values below 64, added up. */
+KERNELS_INLINE __m256i pair_products(__m256i w0, __m256i q0, __m256i w1, __m256i q1)
 {
-    for (int h = 0; h < 2; h++) {
-        if (dtype == DTYPE_Q8_0) {
-            dots->s32[h] = _mm256_add_epi32(dots->s32[h], signed_products(w[h], q));
-        } else {
-            int run = quad / run_quads(dtype), at = dtype == DTYPE_Q5_K ? 2 * run : run; /* a side is 4 quads */
-            __m256i *sum = &dots->s16[at / 2][at % 2][h];
-            *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(w[h], q));
+    return _mm256_madd_epi16(_mm256_add_epi16(_mm256_maddubs_epi16(w0, q0), _mm256_maddubs_epi16(w1, q1)), _mm256_set1_epi16(1));
+}
+
+KERNELS_INLINE __m256i q_load(const int8_t *q)
+{
+    return _mm256_set1_epi32(word_load(q));
+}
+
+/*
+ * The dot products of a packed group with n tokens from q on, in 32 bits: ret[t][side][h]. Three ways to get there: Q8_0 has no
+ * room in 16 bits, Q6_K room for a pair of quads, the others for a half group at least.
+ */
+KERNELS_INLINE void few_dots_signed(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[FEW][2][2])
+{
+    for (int i = 0; i < n * 2; i++)
+        ret[i / 2][0][i % 2] = _mm256_setzero_si256();
+    for (int quad = 0; quad < 8; quad++) {
+        __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
+                        _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
+        for (int t = 0; t < n; t++)
+            for (int h = 0; h < 2; h++)
+                ret[t][0][h] = _mm256_add_epi32(ret[t][0][h], signed_products(w[h], q_load(q + (size_t)t * n_cols + quad * 4)));
+    }
+}
+
+KERNELS_INLINE void few_dots_pairs(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[FEW][2][2])
+{
+    for (int i = 0; i < n * 4; i++)
+        ret[i / 4][i / 2 % 2][i % 2] = _mm256_setzero_si256();
+    KERNELS_UNROLL
+    for (int j = 0; j < 4; j += 2) {
+        KERNELS_UNROLL
+        for (int h = 0; h < 2; h++) {
+            __m256i w[2][2]; /* [side][quad of the pair] */
+            quads_load(DTYPE_Q6_K, weights, j, h, &w[0][0], &w[1][0]);
+            quads_load(DTYPE_Q6_K, weights, j + 1, h, &w[0][1], &w[1][1]);
+            KERNELS_UNROLL
+            for (int t = 0; t < n; t++) {
+                KERNELS_UNROLL
+                for (int side = 0; side < 2; side++) {
+                    const int8_t *at = q + (size_t)t * n_cols + side * 16 + j * 4;
+                    ret[t][side][h] = _mm256_add_epi32(ret[t][side][h], pair_products(w[side][0], q_load(at), w[side][1], q_load(at + 4)));
+                }
+            }
         }
     }
 }
 
-/* To 32 bits: ret[side][h]; one side for all columns but in Q6_K. */
-KERNELS_INLINE void dots_widen(enum dtype dtype, const struct dots *dots, __m256i ret[2][2])
+KERNELS_INLINE void few_dots(enum dtype dtype, int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[FEW][2][2])
 {
     const __m256i ones = _mm256_set1_epi16(1);
-    for (int h = 0; h < 2; h++) {
-        if (dtype == DTYPE_Q8_0) {
-            ret[0][h] = dots->s32[h];
-            continue;
+    int is_apart = run_quads(dtype) == 4; /* the half groups, until they have 32 bits */
+    __m256i sums[FEW][2][2];              /* [half group][h] in 16 bits */
+    for (int i = 0; i < n * 4; i++)
+        sums[i / 4][i / 2 % 2][i % 2] = _mm256_setzero_si256();
+    for (int j = 0; j < 4; j++) {
+        __m256i low[2], high[2];
+        for (int h = 0; h < 2; h++)
+            quads_load(dtype, weights, j, h, &low[h], &high[h]);
+        for (int t = 0; t < n; t++) {
+            const int8_t *at = q + (size_t)t * n_cols + j * 4;
+            for (int h = 0; h < 2; h++)
+                sums[t][0][h] = _mm256_add_epi16(sums[t][0][h], _mm256_maddubs_epi16(low[h], q_load(at)));
+            for (int h = 0; h < 2; h++)
+                sums[t][is_apart][h] = _mm256_add_epi16(sums[t][is_apart][h], _mm256_maddubs_epi16(high[h], q_load(at + 16)));
         }
-        __m256i first = _mm256_madd_epi16(dots->s16[0][0][h], ones);
-        if (dtype == DTYPE_Q5_K)
-            first = _mm256_add_epi32(first, _mm256_madd_epi16(dots->s16[1][0][h], ones));
-        if (dtype == DTYPE_Q6_K) {
-            first = _mm256_add_epi32(first, _mm256_madd_epi16(dots->s16[0][1][h], ones));
-            ret[1][h] = _mm256_add_epi32(_mm256_madd_epi16(dots->s16[1][0][h], ones), _mm256_madd_epi16(dots->s16[1][1][h], ones));
-        }
-        ret[0][h] = first;
+    }
+    for (int i = 0; i < n * 2; i++) {
+        int t = i / 2, h = i % 2;
+        ret[t][0][h] = _mm256_madd_epi16(sums[t][0][h], ones);
+        if (is_apart)
+            ret[t][0][h] = _mm256_add_epi32(ret[t][0][h], _mm256_madd_epi16(sums[t][1][h], ones));
     }
 }
 
@@ -163,28 +207,21 @@ KERNELS_INLINE __m256 scaled_add(__m256 acc, __m256i dot, __m256 q_scale, __m256
     return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dot), q_scale), scale, acc);
 }
 
-/* acc[h] += the group's dot products with all scales, offsets and minima. sums: of the activations, per half group. */
-KERNELS_INLINE void dots_finish(enum dtype dtype, const __m256i dots[2][2], const struct group_scales *scales, float q_scale,
+/* acc[h] += a side's dot products with its scale, offset and minimum. sums: of the activations, per half group. */
+KERNELS_INLINE void side_finish(enum dtype dtype, int side, const __m256i dots[2], const struct group_scales *scales, float q_scale,
                                 const int32_t *sums, __m256 acc[2])
 {
-    int n_sides = dtype == DTYPE_Q6_K ? 2 : 1, offset = blocks_offset(dtype);
+    int offset = blocks_offset(dtype);
+    int32_t sum = n_sides(dtype) == 2 ? sums[side] : sums[0] + sums[1];
     __m256 qs = _mm256_set1_ps(q_scale);
-    for (int side = 0; side < n_sides; side++) {
-        int32_t sum = n_sides == 2 ? sums[side] : sums[0] + sums[1];
-        for (int h = 0; h < 2; h++) {
-            __m256i dot = dots[side][h];
-            if (offset)
-                dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(offset * sum));
-            acc[h] = scaled_add(acc[h], dot, qs, scales->scale[side][h]);
-            if (panel_has_minima(dtype))
-                acc[h] = _mm256_fnmadd_ps(_mm256_set1_ps(q_scale * (float)sum), scales->minimum[h], acc[h]);
-        }
+    for (int h = 0; h < 2; h++) {
+        __m256i dot = dots[h];
+        if (offset)
+            dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(offset * sum));
+        acc[h] = scaled_add(acc[h], dot, qs, scales->scale[side][h]);
+        if (panel_has_minima(dtype))
+            acc[h] = _mm256_fnmadd_ps(_mm256_set1_ps(q_scale * (float)sum), scales->minimum[h], acc[h]);
     }
-}
-
-KERNELS_INLINE __m256i q_load(const int8_t *q)
-{
-    return _mm256_set1_epi32(word_load(q));
 }
 
 /*
@@ -204,32 +241,19 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
         for (int p = 0; p < n_panels; p++) {
             const uint8_t *panel = matrix->data + (size_t)(first_panel + p) * matrix->panel_bytes;
             const uint8_t *weights = panel + panel_weights_at(dtype, (int)g);
-            struct dots dots[FEW];
-            for (int t = 0; t < n; t++)
-                dots_clear(&dots[t]);
-            for (int j = 0; dtype != DTYPE_Q8_0 && j < 4; j++) {
-                __m256i low[2], high[2];
-                for (int h = 0; h < 2; h++)
-                    quads_load(dtype, weights, j, h, &low[h], &high[h]);
-                for (int t = 0; t < n; t++) {
-                    dots_add(dtype, &dots[t], j, low, q_load(q + (size_t)t * n_cols + j * 4));
-                    dots_add(dtype, &dots[t], j + 4, high, q_load(q + (size_t)t * n_cols + 16 + j * 4));
-                }
-            }
-            for (int quad = 0; dtype == DTYPE_Q8_0 && quad < 8; quad++) {
-                __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
-                                _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
-                for (int t = 0; t < n; t++)
-                    dots_add(dtype, &dots[t], quad, w, q_load(q + (size_t)t * n_cols + quad * 4));
-            }
+            __m256i dots[FEW][2][2];
+            if (dtype == DTYPE_Q8_0)
+                few_dots_signed(n, weights, q, n_cols, dots);
+            else if (dtype == DTYPE_Q6_K)
+                few_dots_pairs(n, weights, q, n_cols, dots);
+            else
+                few_dots(dtype, n, weights, q, n_cols, dots);
             struct group_scales scales;
             scales_load(dtype, panel + panel_head_at(dtype, (int)g), (int)g, &scales);
             for (int t = 0; t < n; t++) {
                 size_t at = (first + (size_t)t) * n_groups + g;
-                __m256i wide[2][2];
-                dots_widen(dtype, &dots[t], wide);
-                dots_finish(dtype, (const __m256i(*)[2])wide, &scales, acts->scales[at], acts->sums + 2 * at,
-                            acc[t * n_panels + p]);
+                for (int side = 0; side < n_sides(dtype); side++)
+                    side_finish(dtype, side, dots[t][side], &scales, acts->scales[at], acts->sums + 2 * at, acc[t * n_panels + p]);
             }
         }
     }
@@ -269,12 +293,12 @@ KERNELS_INLINE void unpack(enum dtype dtype, const uint8_t *panel, size_t begin,
     }
 }
 
-/* The dot products of one unpacked group with n tokens from q on: ret[t][side][h] in 32 bits. */
-KERNELS_INLINE void tile_dots(enum dtype dtype, int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2][2])
+/* The dot products of one unpacked group with n tokens from q on, in 32 bits: ret[t][h]. */
+KERNELS_INLINE void tile_dots(enum dtype dtype, int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2])
 {
     const __m256i ones = _mm256_set1_epi16(1);
-    for (int i = 0; i < n * 4; i++)
-        ret[i / 4][i / 2 % 2][i % 2] = _mm256_setzero_si256();
+    for (int i = 0; i < n * 2; i++)
+        ret[i / 2][i % 2] = _mm256_setzero_si256();
     for (int run = 0; run < 8 / run_quads(dtype); run++) {
         __m256i s16[TILE][2];
         for (int t = 0; t < n; t++)
@@ -288,24 +312,41 @@ KERNELS_INLINE void tile_dots(enum dtype dtype, int n, const uint8_t *weights, c
                     s16[t][h] = _mm256_add_epi16(s16[t][h], _mm256_maddubs_epi16(w[h], acts));
             }
         }
-        int side = dtype == DTYPE_Q6_K ? run / 2 : 0;
         for (int t = 0; t < n; t++)
             for (int h = 0; h < 2; h++)
-                ret[t][side][h] = _mm256_add_epi32(ret[t][side][h], _mm256_madd_epi16(s16[t][h], ones));
+                ret[t][h] = _mm256_add_epi32(ret[t][h], _mm256_madd_epi16(s16[t][h], ones));
+    }
+}
+
+/* The same for a side of Q6_K. Its quads go in pairs, and what a pair adds up to goes to 32 bits at once: nothing of 16 bits is kept. */
+KERNELS_INLINE void tile_dots_pairs(int n, const uint8_t *weights, int side, const int8_t *q, size_t n_cols, __m256i ret[TILE][2])
+{
+    for (int i = 0; i < n * 2; i++)
+        ret[i / 2][i % 2] = _mm256_setzero_si256();
+    KERNELS_UNROLL
+    for (int quad = 4 * side; quad < 4 * side + 4; quad += 2) {
+        __m256i w[2][2];
+        for (int i = 0; i < 4; i++)
+            w[i / 2][i % 2] = _mm256_load_si256((const __m256i *)(weights + quad * 64 + i * 32));
+        for (int t = 0; t < n; t++) {
+            __m256i first = q_load(q + (size_t)t * n_cols + quad * 4), second = q_load(q + (size_t)t * n_cols + quad * 4 + 4);
+            for (int h = 0; h < 2; h++)
+                ret[t][h] = _mm256_add_epi32(ret[t][h], pair_products(w[0][h], first, w[1][h], second));
+        }
     }
 }
 
 /* The same for Q8_0. */
-KERNELS_INLINE void tile_dots_signed(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2][2])
+KERNELS_INLINE void tile_dots_signed(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2])
 {
     for (int i = 0; i < n * 2; i++)
-        ret[i / 2][0][i % 2] = _mm256_setzero_si256();
+        ret[i / 2][i % 2] = _mm256_setzero_si256();
     for (int quad = 0; quad < 8; quad++) {
         __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
                         _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
         for (int t = 0; t < n; t++)
             for (int h = 0; h < 2; h++)
-                ret[t][0][h] = _mm256_add_epi32(ret[t][0][h], signed_products(w[h], q_load(q + (size_t)t * n_cols + quad * 4)));
+                ret[t][h] = _mm256_add_epi32(ret[t][h], signed_products(w[h], q_load(q + (size_t)t * n_cols + quad * 4)));
     }
 }
 
@@ -322,11 +363,6 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
     for (size_t i = 0; i < n_block; i++) {
         const uint8_t *weights = dtype == DTYPE_Q8_0 ? panel + panel_weights_at(dtype, (int)(begin + i)) : &scratch->quads[i][0][0];
         const int8_t *q = acts->q + token * n_cols + (begin + i) * GROUP;
-        __m256i dots[TILE][2][2];
-        if (dtype == DTYPE_Q8_0)
-            tile_dots_signed(n, weights, q, n_cols, dots);
-        else
-            tile_dots(dtype, n, weights, q, n_cols, dots);
         struct group_scales scales;
         for (int h = 0; h < 2; h++) {
             scales.scale[0][h] = _mm256_load_ps(&scratch->scales[i][0][8 * h]);
@@ -335,9 +371,19 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
             if (panel_has_minima(dtype))
                 scales.minimum[h] = _mm256_load_ps(&scratch->minima[i][8 * h]);
         }
-        for (int t = 0; t < n; t++) {
-            size_t at = (token + (size_t)t) * n_groups + begin + i;
-            dots_finish(dtype, (const __m256i(*)[2])dots[t], &scales, acts->scales[at], acts->sums + 2 * at, total[t]);
+        KERNELS_UNROLL
+        for (int side = 0; side < n_sides(dtype); side++) {
+            __m256i dots[TILE][2];
+            if (dtype == DTYPE_Q8_0)
+                tile_dots_signed(n, weights, q, n_cols, dots);
+            else if (dtype == DTYPE_Q6_K)
+                tile_dots_pairs(n, weights, side, q, n_cols, dots);
+            else
+                tile_dots(dtype, n, weights, q, n_cols, dots);
+            for (int t = 0; t < n; t++) {
+                size_t at = (token + (size_t)t) * n_groups + begin + i;
+                side_finish(dtype, side, dots[t], &scales, acts->scales[at], acts->sums + 2 * at, total[t]);
+            }
         }
     }
     for (int t = 0; t < n; t++) {
@@ -349,7 +395,7 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
 /* Tokens at once in a tile, so that sums and weights fit the registers. Measured. */
 KERNELS_INLINE int tile_tokens(enum dtype dtype)
 {
-    return dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 3 : TILE;
+    return dtype == DTYPE_Q5_K ? 3 : TILE;
 }
 
 /* One panel for tokens [token, token + n), n at most CHUNK. */
@@ -377,12 +423,12 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
 /* Tokens at once in `few`, and up to how many tokens it is repeated: unpacking again then costs less than scratch. */
 KERNELS_INLINE int few_tokens(enum dtype dtype)
 {
-    return dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 2 : FEW;
+    return dtype == DTYPE_Q5_K ? 2 : FEW;
 }
 
 KERNELS_INLINE int few_tokens_repeated(enum dtype dtype)
 {
-    return dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 2 : 4 * FEW;
+    return dtype == DTYPE_Q5_K ? 2 : 4 * FEW;
 }
 
 /* n_panels neighbouring panels for all tokens, FEW or fewer at a time. */
