@@ -235,7 +235,7 @@ static int check_on_hub(struct cmd_launch *l, struct err *err) {
     if (model_config_load(l->files.path, NULL, o->hf_overrides, config, err) != 0)
         return -1;
     if (config->dtype == DTYPE_F32) /* some say so of weights that are half as large */
-        config->dtype = config->layer_dtype = DTYPE_BF16;
+        config->dtype = config->layer_dtype = config->head_dtype = DTYPE_BF16;
     return model_config_quantize(config, NULL, o->quantization, err) != 0 || check(l, err) != 0 ? -1 : 0;
 }
 

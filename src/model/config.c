@@ -233,6 +233,7 @@ static int read_quant(const json_t *json, struct model_config *config, struct er
     if (weights_quant_parse(json, &quant, err) != 0)
         return -1;
     config->quant = quant.method;
+    config->head_dtype = config->dtype;
     config->layer_dtype = quant.method == WEIGHTS_QUANT_NONE ? config->dtype : weights_quant_dtype(quant.method);
     config->weight_block = dtype_block_weights(config->layer_dtype);
     return 0;
@@ -391,7 +392,7 @@ static int load_gguf(const char *path, const struct weights_store *store, const 
     if (rc != 0)
         err_wrap(err, "%s", path);
     config->rope_pairs = rope_pairs;
-    config->weight_block = model_config_gguf_block(store);
+    model_config_gguf_formats(store, config);
     json_decref(json);
     return rc;
 }

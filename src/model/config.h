@@ -39,6 +39,7 @@ struct model_config {
     enum weights_quant_method quant; /* how the checkpoint itself is quantised (safetensors) */
     /* Of the layers' matrices, routers aside: dtype, or what a quantised checkpoint or --quantization makes of them. */
     enum dtype layer_dtype;
+    enum dtype head_dtype;  /* of the output head's matrix */
     bool quantises;         /* layer_dtype comes from --quantization: floats are encoded on load */
     int weight_block;       /* FFN columns that must stay on one rank: the block of a quantised format, else 1 */
     int32_t eos[MODEL_MAX_EOS]; /* from config and generation_config */

@@ -138,12 +138,16 @@ json_t *model_config_from_gguf(const struct weights_store *store, bool *ret_rope
     return json;
 }
 
-int model_config_gguf_block(const struct weights_store *store) {
-    int block = 1;
+void model_config_gguf_formats(const struct weights_store *store, struct model_config *config) {
+    const struct weights_tensor *head = weights_store_find(store, config->tied ? "token_embd.weight" : "output.weight");
+    if (head != NULL)
+        config->head_dtype = head->dtype;
+    config->weight_block = 1;
     for (int i = 0; i < weights_store_count(store); i++) {
         const struct weights_tensor *tensor = weights_store_at(store, i);
-        if (strstr(tensor->name, ".ffn_down") != NULL && dtype_block_weights(tensor->dtype) > block)
-            block = dtype_block_weights(tensor->dtype);
+        if (strstr(tensor->name, ".ffn_down") != NULL && dtype_block_weights(tensor->dtype) > config->weight_block)
+            config->weight_block = dtype_block_weights(tensor->dtype);
+        if (strstr(tensor->name, ".ffn_up") != NULL) /* _K_M files keep some of the others in a larger format */
+            config->layer_dtype = tensor->dtype;
     }
-    return block;
 }

@@ -45,6 +45,7 @@ int model_config_quantize(struct model_config *config, const struct weights_stor
     for (int i = 0; i < N_QUANTISATIONS; i++) {
         if (strcmp(method, quantisations[i].name) == 0 && quantised == NULL && config->quant == WEIGHTS_QUANT_NONE) {
             config->layer_dtype = quantisations[i].dtype;
+            config->head_dtype = DTYPE_Q8_0;
             config->quantises = true;
             config->weight_block = dtype_block_weights(quantisations[i].dtype);
             return 0;

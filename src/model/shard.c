@@ -188,7 +188,7 @@ enum dtype model_part_dtype(const struct model_config *config, const struct mode
         return source;
     if (names[part->tensor].in_layer)
         return config->layer_dtype;
-    return part->tensor == MODEL_HEAD || config->tied ? DTYPE_Q8_0 : source;
+    return part->tensor == MODEL_HEAD || config->tied ? config->head_dtype : source;
 }
 
 enum dtype model_part_source(const struct model_config *config, const struct model_part *part, enum dtype floats) {

@@ -48,16 +48,18 @@ static void list_fitting(const struct model_config *config, bool expert_parallel
             len += (size_t)snprintf(text + len, text_bytes - len, "%s%d", len == 0 ? "" : ", ", tp);
 }
 
-/* How many layers weigh as much as the output head. */
+/* How many layers have as many bytes as the output head: what a decoding step reads is what it takes time for. */
 static int head_layers(const struct model_config *config) {
     int64_t hidden = config->hidden, dim = config->head_dim, inner = config->intermediate;
     if (config->n_experts > 0)
         inner = (int64_t)config->n_experts * config->moe_intermediate;
     int64_t layer = hidden * (2 * config->n_heads * dim + 2 * config->n_kv_heads * dim + 3 * inner);
-    return (int)((config->n_vocab * hidden + layer / 2) / layer);
+    int64_t layer_bytes = (int64_t)dtype_row_bytes(config->layer_dtype, (size_t)layer);
+    int64_t head_bytes = (int64_t)dtype_row_bytes(config->head_dtype, (size_t)(config->n_vocab * hidden));
+    return (int)((head_bytes + layer_bytes / 2) / layer_bytes);
 }
 
-/* The default: stages of equal weight. The last one has the head too, and so fewer layers; the others differ by one at most. */
+/* The default: stages of equal bytes. The last one has the head too, and so fewer layers; the others differ by one at most. */
 static int even_layers(const struct model_config *config, int n_stages, int stage) {
     if (n_stages == 1)
         return config->n_layers;

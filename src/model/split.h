@@ -25,8 +25,8 @@ struct model_split {
 };
 
 /*
- * layers_per_stage: pp_size counts that sum to the model's layers, or NULL for stages of equal weight (the output head
- * counts as so many layers as have its weights). Sizes that do not divide are ERR_INVALID and name those that would.
+ * layers_per_stage: pp_size counts that sum to the model's layers, or NULL for stages of equal bytes (the output head
+ * counts as so many layers as have its bytes). Sizes that do not divide are ERR_INVALID and name those that would.
  */
 int model_split_compute(const struct model_config *config, int tp_size, int pp_size, bool expert_parallel, const int *layers_per_stage,
                         int rank, struct model_split *ret, struct err *err);

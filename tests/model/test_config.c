@@ -356,6 +356,13 @@ static void test_stages(void **state) {
         assert_int_equal(model_split_compute(&small, 1, i < 4 ? 4 : 2, false, NULL, i < 4 ? i : i - 4, &s, &err), 0);
         assert_int_equal(s.layer_end - s.layer_begin, weighed[i]);
     }
+    /* Bytes count, not weights: beside layers of four bits a head of six is as heavy as fourteen. */
+    small.layer_dtype = DTYPE_Q4_0;
+    small.head_dtype = DTYPE_Q6_K;
+    for (int stage = 0; stage < 2; stage++) {
+        assert_int_equal(model_split_compute(&small, 1, 2, false, NULL, stage, &s, &err), 0);
+        assert_int_equal(s.layer_end - s.layer_begin, stage == 0 ? 21 : 7);
+    }
     assert_int_equal(model_split_compute(&c, 1, 95, false, NULL, 0, &s, &err), -1);
     assert_non_null(strstr(err.msg, "1 to 94"));
     assert_int_equal(model_split_compute(&c, 1, 2, false, (int[]){50, 43}, 0, &s, &err), -1);
