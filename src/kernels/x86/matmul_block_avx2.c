@@ -17,7 +17,7 @@
 #include "kernels/x86/intrin.h"
 #include "kernels/x86/x86.h"
 
-enum { ROWS = KERNELS_PANEL_ROWS, GROUP = KERNELS_GROUP, FEW = 4, TILE = 4, BLOCK_GROUPS = 32, CHUNK = 256 };
+enum { ROWS = KERNELS_PANEL_ROWS, GROUP = KERNELS_GROUP, TILE = 4 /* most tokens at once */, BLOCK_GROUPS = 32, CHUNK = 256 };
 
 /* BLOCK_GROUPS groups of one panel, unpacked. */
 struct scratch_block {
@@ -136,26 +136,26 @@ KERNELS_INLINE __m256i q_load(const int8_t *q)
 }
 
 /*
- * The dot products of a packed group with n tokens from q on, in 32 bits: ret[t][side][h]. Three ways to get there: Q8_0 has no
- * room in 16 bits, Q6_K room for a pair of quads, the others for a half group at least.
+ * The dot products of a group with n tokens from q on, in 32 bits: ret[t][h], or ret[side][t][h] where packed weights give both
+ * sides at once. Q8_0 has no room in 16 bits, Q6_K room for a pair of quads, the others for a half group at least.
  */
-KERNELS_INLINE void few_dots_signed(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[FEW][2][2])
+KERNELS_INLINE void signed_dots(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2])
 {
     for (int i = 0; i < n * 2; i++)
-        ret[i / 2][0][i % 2] = _mm256_setzero_si256();
+        ret[i / 2][i % 2] = _mm256_setzero_si256();
     for (int quad = 0; quad < 8; quad++) {
         __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
                         _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
         for (int t = 0; t < n; t++)
             for (int h = 0; h < 2; h++)
-                ret[t][0][h] = _mm256_add_epi32(ret[t][0][h], signed_products(w[h], q_load(q + (size_t)t * n_cols + quad * 4)));
+                ret[t][h] = _mm256_add_epi32(ret[t][h], signed_products(w[h], q_load(q + (size_t)t * n_cols + quad * 4)));
     }
 }
 
-KERNELS_INLINE void few_dots_pairs(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[FEW][2][2])
+KERNELS_INLINE void few_dots_pairs(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[2][TILE][2])
 {
     for (int i = 0; i < n * 4; i++)
-        ret[i / 4][i / 2 % 2][i % 2] = _mm256_setzero_si256();
+        ret[i % 2][i / 4][i / 2 % 2] = _mm256_setzero_si256();
     KERNELS_UNROLL
     for (int j = 0; j < 4; j += 2) {
         KERNELS_UNROLL
@@ -168,18 +168,18 @@ KERNELS_INLINE void few_dots_pairs(int n, const uint8_t *weights, const int8_t *
                 KERNELS_UNROLL
                 for (int side = 0; side < 2; side++) {
                     const int8_t *at = q + (size_t)t * n_cols + side * 16 + j * 4;
-                    ret[t][side][h] = _mm256_add_epi32(ret[t][side][h], pair_products(w[side][0], q_load(at), w[side][1], q_load(at + 4)));
+                    ret[side][t][h] = _mm256_add_epi32(ret[side][t][h], pair_products(w[side][0], q_load(at), w[side][1], q_load(at + 4)));
                 }
             }
         }
     }
 }
 
-KERNELS_INLINE void few_dots(enum dtype dtype, int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[FEW][2][2])
+KERNELS_INLINE void few_dots(enum dtype dtype, int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2])
 {
     const __m256i ones = _mm256_set1_epi16(1);
     int is_apart = run_quads(dtype) == 4; /* the half groups, until they have 32 bits */
-    __m256i sums[FEW][2][2];              /* [half group][h] in 16 bits */
+    __m256i sums[TILE][2][2];             /* [half group][h] in 16 bits */
     for (int i = 0; i < n * 4; i++)
         sums[i / 4][i / 2 % 2][i % 2] = _mm256_setzero_si256();
     for (int j = 0; j < 4; j++) {
@@ -196,9 +196,9 @@ KERNELS_INLINE void few_dots(enum dtype dtype, int n, const uint8_t *weights, co
     }
     for (int i = 0; i < n * 2; i++) {
         int t = i / 2, h = i % 2;
-        ret[t][0][h] = _mm256_madd_epi16(sums[t][0][h], ones);
+        ret[t][h] = _mm256_madd_epi16(sums[t][0][h], ones);
         if (is_apart)
-            ret[t][0][h] = _mm256_add_epi32(ret[t][0][h], _mm256_madd_epi16(sums[t][1][h], ones));
+            ret[t][h] = _mm256_add_epi32(ret[t][h], _mm256_madd_epi16(sums[t][1][h], ones));
     }
 }
 
@@ -233,7 +233,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
                         const struct kernels_acts *acts, int token, float *out, size_t out_stride)
 {
     size_t n_cols = (size_t)matrix->n_cols, n_groups = n_cols / GROUP, first = (size_t)token;
-    __m256 acc[4 * FEW][2];
+    __m256 acc[4 * TILE][2];
     for (int i = 0; i < n_panels * n; i++)
         acc[i][0] = acc[i][1] = _mm256_setzero_ps();
     for (size_t g = 0; g < n_groups; g++) {
@@ -241,19 +241,19 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
         for (int p = 0; p < n_panels; p++) {
             const uint8_t *panel = matrix->data + (size_t)(first_panel + p) * matrix->panel_bytes;
             const uint8_t *weights = panel + panel_weights_at(dtype, (int)g);
-            __m256i dots[FEW][2][2];
+            __m256i dots[2][TILE][2];
             if (dtype == DTYPE_Q8_0)
-                few_dots_signed(n, weights, q, n_cols, dots);
+                signed_dots(n, weights, q, n_cols, dots[0]);
             else if (dtype == DTYPE_Q6_K)
                 few_dots_pairs(n, weights, q, n_cols, dots);
             else
-                few_dots(dtype, n, weights, q, n_cols, dots);
+                few_dots(dtype, n, weights, q, n_cols, dots[0]);
             struct group_scales scales;
             scales_load(dtype, panel + panel_head_at(dtype, (int)g), (int)g, &scales);
             for (int t = 0; t < n; t++) {
                 size_t at = (first + (size_t)t) * n_groups + g;
                 for (int side = 0; side < n_sides(dtype); side++)
-                    side_finish(dtype, side, dots[t][side], &scales, acts->scales[at], acts->sums + 2 * at, acc[t * n_panels + p]);
+                    side_finish(dtype, side, dots[side][t], &scales, acts->scales[at], acts->sums + 2 * at, acc[t * n_panels + p]);
             }
         }
     }
@@ -293,7 +293,7 @@ KERNELS_INLINE void unpack(enum dtype dtype, const uint8_t *panel, size_t begin,
     }
 }
 
-/* The dot products of one unpacked group with n tokens from q on, in 32 bits: ret[t][h]. */
+/* The same from an unpacked group. */
 KERNELS_INLINE void tile_dots(enum dtype dtype, int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2])
 {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -318,7 +318,7 @@ KERNELS_INLINE void tile_dots(enum dtype dtype, int n, const uint8_t *weights, c
     }
 }
 
-/* The same for a side of Q6_K. Its quads go in pairs, and what a pair adds up to goes to 32 bits at once: nothing of 16 bits is kept. */
+/* And for a side of Q6_K: what a pair of quads adds up to goes to 32 bits at once, so that nothing of 16 bits is kept. */
 KERNELS_INLINE void tile_dots_pairs(int n, const uint8_t *weights, int side, const int8_t *q, size_t n_cols, __m256i ret[TILE][2])
 {
     for (int i = 0; i < n * 2; i++)
@@ -333,20 +333,6 @@ KERNELS_INLINE void tile_dots_pairs(int n, const uint8_t *weights, int side, con
             for (int h = 0; h < 2; h++)
                 ret[t][h] = _mm256_add_epi32(ret[t][h], pair_products(w[0][h], first, w[1][h], second));
         }
-    }
-}
-
-/* The same for Q8_0. */
-KERNELS_INLINE void tile_dots_signed(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2])
-{
-    for (int i = 0; i < n * 2; i++)
-        ret[i / 2][i % 2] = _mm256_setzero_si256();
-    for (int quad = 0; quad < 8; quad++) {
-        __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
-                        _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
-        for (int t = 0; t < n; t++)
-            for (int h = 0; h < 2; h++)
-                ret[t][h] = _mm256_add_epi32(ret[t][h], signed_products(w[h], q_load(q + (size_t)t * n_cols + quad * 4)));
     }
 }
 
@@ -375,7 +361,7 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
         for (int side = 0; side < n_sides(dtype); side++) {
             __m256i dots[TILE][2];
             if (dtype == DTYPE_Q8_0)
-                tile_dots_signed(n, weights, q, n_cols, dots);
+                signed_dots(n, weights, q, n_cols, dots);
             else if (dtype == DTYPE_Q6_K)
                 tile_dots_pairs(n, weights, side, q, n_cols, dots);
             else
@@ -423,15 +409,15 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
 /* Tokens at once in `few`, and up to how many tokens it is repeated: unpacking again then costs less than scratch. */
 KERNELS_INLINE int few_tokens(enum dtype dtype)
 {
-    return dtype == DTYPE_Q5_K ? 2 : FEW;
+    return dtype == DTYPE_Q5_K ? 2 : TILE;
 }
 
 KERNELS_INLINE int few_tokens_repeated(enum dtype dtype)
 {
-    return dtype == DTYPE_Q5_K ? 2 : 4 * FEW;
+    return dtype == DTYPE_Q5_K ? 2 : 4 * TILE;
 }
 
-/* n_panels neighbouring panels for all tokens, FEW or fewer at a time. */
+/* n_panels neighbouring panels for all tokens, TILE or fewer at a time. */
 KERNELS_INLINE void few_repeat(enum dtype dtype, int n_panels, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts,
                                int n_tokens, float *out, size_t out_stride)
 {
