@@ -52,7 +52,6 @@ static void mark_own(struct cluster_offer *offers, int n) {
             offers[i].is_own |= strcmp(offers[i].host, ifaces[k].host) == 0;
 }
 
-
 static bool any_in_use(const struct cluster_offer *offers, int n) {
     for (int i = 0; i < n; i++)
         if (offers[i].cpus_used >= 1)

@@ -206,7 +206,6 @@ static bool has_ended(struct cluster_spawn *spawn) {
     return spawn->is_ended;
 }
 
-
 static bool wait_ended(struct cluster_spawn *spawn, int64_t deadline_ms) {
     while (!has_ended(spawn)) {
         if (clock_left_ms(deadline_ms) == 0)

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <sys/wait.h>
 
-#include "base/json.h"
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "cmd/commands.h"
 #include "cmd/options.h"

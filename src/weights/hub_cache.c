@@ -18,12 +18,13 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "weights/hub_parts.h"
 
-enum { MAX_INDEX_BYTES = 100000000, MAX_DEPTH = 3, LOCK_PAUSE_US = 200000 };
+enum { MAX_INDEX_BYTES = 100000000, MAX_DEPTH = 3, LOCK_PAUSE_MS = 200 };
 /* ModelScope's folders do not say which version a file is: up to this size it is told by its hash, above by its size. */
 static const uint64_t REHASH_BYTES = 32 << 20;
 
@@ -156,7 +157,7 @@ static int take_lock(const struct hub_place *place, const char *what, int *ret_f
         if (!has_said)
             log_info("Another process downloads the same file; waiting for it (%s)", path);
         has_said = true;
-        usleep(LOCK_PAUSE_US);
+        clock_nap_ms(LOCK_PAUSE_MS);
     }
     *ret_fd = fd;
     return 0;

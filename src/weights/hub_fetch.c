@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -21,7 +22,7 @@
 
 enum { MAX_ERROR_BODY_BYTES = 1 << 16, MAX_HEADER_BYTES = 1 << 18, CHUNK_BYTES = 1 << 20 };
 /* Attempts in a row that brought nothing, and attempts in all: a link that breaks now and then still gets through. */
-enum { MAX_VAIN_TRIES = 5, MAX_TRIES = 200, FIRST_PAUSE_US = 250000, STALL_S = 30 };
+enum { MAX_VAIN_TRIES = 5, MAX_TRIES = 200, FIRST_PAUSE_MS = 250, STALL_S = 30 };
 
 struct transfer {
     const struct hub_file *file;
@@ -203,7 +204,7 @@ static int transfer_all(const struct hub_site *site, const char *url, struct tra
         if ((why.code != ERR_PEER && why.code != ERR_TIMEOUT) || vain >= MAX_VAIN_TRIES || n >= MAX_TRIES)
             return err_copy(err, &why);
         log_warning("%s: %s; going on from byte %llu", transfer->file->path, why.msg, (unsigned long long)transfer->at);
-        usleep((useconds_t)FIRST_PAUSE_US << (vain < 5 ? vain : 5));
+        clock_nap_ms(FIRST_PAUSE_MS << (vain < 5 ? vain : 5));
     }
     return 0;
 }

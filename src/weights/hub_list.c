@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "http/client.h"
@@ -160,7 +160,7 @@ static int call_hub(const struct hub_site *site, const char *method, const char 
         if (!is_patient || attempt >= N_TRIES)
             return err_copy(err, &why);
         log_warning("%s; trying again", why.msg);
-        usleep(250000u << attempt);
+        clock_nap_ms(250 << attempt);
     }
 }
 

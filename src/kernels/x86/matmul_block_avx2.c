@@ -106,10 +106,10 @@ KERNELS_INLINE void quads_load(enum dtype dtype, const uint8_t *weights, int j, 
     *ret_high = high;
 }
 
-/* Quads that may be added in 16 bits, one after the other. */
+/* Quads of nibbles, or of five bits, that may be added in 16 bits, one after the other. */
 KERNELS_INLINE int run_quads(enum dtype dtype)
 {
-    return dtype == DTYPE_Q6_K ? 2 : dtype == DTYPE_Q5_K ? 4 : 8;
+    return dtype == DTYPE_Q5_K ? 4 : 8;
 }
 
 /* Sides of a group with scales of their own: columns 0 to 15 and 16 to 31. */
