@@ -11,6 +11,8 @@
  * quads of a group there (15 · 127 · 16 = 30480); values below 32 four quads; values below 64 two. Q8_0 has no room and
  * no unsigned values: |w| · (q with the sign of w).
  */
+#include <stdbool.h>
+
 #include "kernels/blocks.h"
 #include "kernels/ops.h"
 #include "kernels/panel.h"
@@ -224,13 +226,25 @@ KERNELS_INLINE void side_finish(enum dtype dtype, int side, const __m256i dots[2
     }
 }
 
+/* The part of the weights to come that one pass over the present ones calls for, a little with each group. */
+struct ahead {
+    const uint8_t *at;
+    size_t group_bytes; /* 0: nothing */
+};
+
+KERNELS_INLINE void ahead_prefetch(struct ahead *ahead)
+{
+    for (size_t i = 0; i < ahead->group_bytes; i += 64)
+        _mm_prefetch((const char *)ahead->at + i, _MM_HINT_T1);
+    ahead->at += ahead->group_bytes;
+}
+
 /*
  * n_panels neighbouring panels for n tokens (constants where this is inlined) from `token` on, straight from the packed
- * weights. Several panels are several streams of addresses, which keep more lines under way than one (measured on Zen 3:
- * 22 GB/s against 16).
+ * weights.
  */
 KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kernels_matrix *matrix, int first_panel,
-                        const struct kernels_acts *acts, int token, float *out, size_t out_stride)
+                        const struct kernels_acts *acts, int token, float *out, size_t out_stride, struct ahead ahead)
 {
     size_t n_cols = (size_t)matrix->n_cols, n_groups = n_cols / GROUP, first = (size_t)token;
     __m256 acc[4 * TILE][2];
@@ -241,6 +255,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
         for (int p = 0; p < n_panels; p++) {
             const uint8_t *panel = matrix->data + (size_t)(first_panel + p) * matrix->panel_bytes;
             const uint8_t *weights = panel + panel_weights_at(dtype, (int)g);
+            ahead_prefetch(&ahead);
             __m256i dots[2][TILE][2];
             if (dtype == DTYPE_Q8_0)
                 signed_dots(n, weights, q, n_cols, dots[0]);
@@ -338,7 +353,7 @@ KERNELS_INLINE void tile_dots_pairs(int n, const uint8_t *weights, int side, con
 
 /* acc[n][16] += groups [begin, begin + n_block) of an unpacked panel times n tokens from `token` on. */
 KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t begin, size_t n_block, const struct scratch_block *scratch,
-                         const struct kernels_acts *acts, size_t token, float *acc)
+                         const struct kernels_acts *acts, size_t token, float *acc, struct ahead ahead)
 {
     size_t n_cols = (size_t)acts->n_cols, n_groups = n_cols / GROUP;
     __m256 total[TILE][2];
@@ -349,6 +364,7 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
     for (size_t i = 0; i < n_block; i++) {
         const uint8_t *weights = dtype == DTYPE_Q8_0 ? panel + panel_weights_at(dtype, (int)(begin + i)) : &scratch->quads[i][0][0];
         const int8_t *q = acts->q + token * n_cols + (begin + i) * GROUP;
+        ahead_prefetch(&ahead);
         struct group_scales scales;
         for (int h = 0; h < 2; h++) {
             scales.scale[0][h] = _mm256_load_ps(&scratch->scales[i][0][8 * h]);
@@ -384,29 +400,38 @@ KERNELS_INLINE int tile_tokens(enum dtype dtype)
     return dtype == DTYPE_Q5_K ? 3 : TILE;
 }
 
-/* One panel for tokens [token, token + n), n at most CHUNK. */
-KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts, size_t token, int n,
-                         float *out, size_t out_stride, struct scratch_block *scratch)
+/*
+ * One panel for tokens [token, token + n), n at most CHUNK. While a block of columns is in work, its tiles call for the next
+ * one, each for its share: unpacking then does not wait for memory, which the tiles would leave idle.
+ */
+KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, int p, bool is_last, const struct kernels_acts *acts,
+                         size_t token, int n, float *out, size_t out_stride, struct scratch_block *scratch)
 {
     const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes;
-    size_t n_groups = (size_t)matrix->n_cols / GROUP;
+    size_t n_groups = (size_t)matrix->n_cols / GROUP, group_bytes = matrix->panel_bytes / n_groups;
     memset(scratch->acc, 0, (size_t)n * sizeof scratch->acc[0]);
-    for (size_t begin = 0; begin < n_groups; begin += BLOCK_GROUPS) {
-        size_t n_block = n_groups - begin < BLOCK_GROUPS ? n_groups - begin : BLOCK_GROUPS;
-        unpack(dtype, panel, begin, n_block, scratch);
-        int t = 0, at_once = tile_tokens(dtype);
-        for (; t + at_once <= n; t += at_once)
-            tile(dtype, at_once, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]);
-        for (; t + 2 <= n; t += 2)
-            tile(dtype, 2, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]);
-        if (t < n)
-            tile(dtype, 1, panel, begin, n_block, scratch, acts, token + (size_t)t, scratch->acc[t]);
+    for (size_t begin = 0, end; begin < n_groups; begin = end) {
+        end = begin + BLOCK_GROUPS < n_groups ? begin + BLOCK_GROUPS : n_groups;
+        bool has_next = end < n_groups || !is_last;
+        unpack(dtype, panel, begin, end - begin, scratch);
+        for (int t = 0, at_once; t < n; t += at_once) {
+            at_once = n - t >= tile_tokens(dtype) ? tile_tokens(dtype) : n - t >= 2 ? 2 : 1;
+            struct ahead ahead = {panel + end * group_bytes + (end - begin) * group_bytes * (size_t)t / (size_t)n,
+                                  has_next ? group_bytes * (size_t)at_once / (size_t)n : 0};
+            size_t first = token + (size_t)t;
+            if (at_once == tile_tokens(dtype))
+                tile(dtype, tile_tokens(dtype), panel, begin, end - begin, scratch, acts, first, scratch->acc[t], ahead);
+            else if (at_once == 2)
+                tile(dtype, 2, panel, begin, end - begin, scratch, acts, first, scratch->acc[t], ahead);
+            else
+                tile(dtype, 1, panel, begin, end - begin, scratch, acts, first, scratch->acc[t], ahead);
+        }
     }
     for (int t = 0; t < n; t++)
         panel_out_write(matrix, p, scratch->acc[t], out + (token + (size_t)t) * out_stride);
 }
 
-/* Tokens at once in `few`, and up to how many tokens it is repeated: unpacking again then costs less than scratch. */
+/* Tokens at once in `few`, and up to how many tokens it is repeated: unpacking again then costs less than scratch. Measured. */
 KERNELS_INLINE int few_tokens(enum dtype dtype)
 {
     return dtype == DTYPE_Q5_K ? 2 : TILE;
@@ -414,24 +439,37 @@ KERNELS_INLINE int few_tokens(enum dtype dtype)
 
 KERNELS_INLINE int few_tokens_repeated(enum dtype dtype)
 {
-    return dtype == DTYPE_Q5_K ? 2 : 4 * TILE;
+    return dtype == DTYPE_Q4_0 || dtype == DTYPE_Q4_1 || dtype == DTYPE_Q4_K ? 3 * TILE : TILE;
 }
 
-/* n_panels neighbouring panels for all tokens, TILE or fewer at a time. */
-KERNELS_INLINE void few_repeat(enum dtype dtype, int n_panels, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts,
+/*
+ * Up to how many tokens four panels at a time are faster than one that calls for the next: four streams of addresses keep
+ * as many lines under way, and where nothing else is to be done calls only take time. Measured.
+ */
+KERNELS_INLINE int four_panels_tokens(enum dtype dtype)
+{
+    return dtype == DTYPE_Q8_0 ? 3 : dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 0 : 1;
+}
+
+/* One panel for all tokens, a few at a time. Each pass calls for its share of the next panel. */
+KERNELS_INLINE void few_repeat(enum dtype dtype, const struct kernels_matrix *matrix, int p, bool is_last, const struct kernels_acts *acts,
                                int n_tokens, float *out, size_t out_stride)
 {
+    const uint8_t *next = matrix->data + (size_t)(p + 1) * matrix->panel_bytes;
+    size_t group_bytes = matrix->panel_bytes / ((size_t)matrix->n_cols / GROUP);
     for (int t = 0, n; t < n_tokens; t += n) {
         int left = n_tokens - t, n_passes = (left + few_tokens(dtype) - 1) / few_tokens(dtype);
         n = (left + n_passes - 1) / n_passes; /* passes of even sizes */
+        struct ahead ahead = {next + matrix->panel_bytes * (size_t)t / (size_t)n_tokens,
+                              is_last ? 0 : group_bytes * (size_t)n / (size_t)n_tokens};
         if (n == 1)
-            few(dtype, n_panels, 1, matrix, p, acts, t, out, out_stride);
+            few(dtype, 1, 1, matrix, p, acts, t, out, out_stride, ahead);
         else if (n == 2)
-            few(dtype, n_panels, 2, matrix, p, acts, t, out, out_stride);
+            few(dtype, 1, 2, matrix, p, acts, t, out, out_stride, ahead);
         else if (few_tokens(dtype) > 2 && n == 3)
-            few(dtype, n_panels, 3, matrix, p, acts, t, out, out_stride);
+            few(dtype, 1, 3, matrix, p, acts, t, out, out_stride, ahead);
         else if (few_tokens(dtype) > 2)
-            few(dtype, n_panels, 4, matrix, p, acts, t, out, out_stride);
+            few(dtype, 1, 4, matrix, p, acts, t, out, out_stride, ahead);
     }
 }
 
@@ -439,20 +477,27 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
                            int out_stride, int panel_begin, int panel_end, void *scratch)
 {
     size_t out_cols = (size_t)out_stride;
+    const struct ahead nothing = {NULL, 0};
     int p = panel_begin;
+    if (n_tokens <= four_panels_tokens(dtype)) {
+        for (; p + 4 <= panel_end; p += 4) {
+            if (n_tokens == 1)
+                few(dtype, 4, 1, matrix, p, acts, 0, out, out_cols, nothing);
+            else if (four_panels_tokens(dtype) > 1 && n_tokens == 2)
+                few(dtype, 4, 2, matrix, p, acts, 0, out, out_cols, nothing);
+            else if (four_panels_tokens(dtype) > 1)
+                few(dtype, 4, 3, matrix, p, acts, 0, out, out_cols, nothing);
+        }
+    }
     if (n_tokens <= few_tokens_repeated(dtype)) {
-        for (; p + 4 <= panel_end; p += 4)
-            few_repeat(dtype, 4, matrix, p, acts, n_tokens, out, out_cols);
-        for (; p + 2 <= panel_end; p += 2)
-            few_repeat(dtype, 2, matrix, p, acts, n_tokens, out, out_cols);
-        if (p < panel_end)
-            few_repeat(dtype, 1, matrix, p, acts, n_tokens, out, out_cols);
+        for (; p < panel_end; p++)
+            few_repeat(dtype, matrix, p, p + 1 == panel_end, acts, n_tokens, out, out_cols);
         return;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
         int n = n_tokens - t < CHUNK ? n_tokens - t : CHUNK;
         for (p = panel_begin; p < panel_end; p++)
-            many(dtype, matrix, p, acts, (size_t)t, n, out, out_cols, scratch);
+            many(dtype, matrix, p, p + 1 == panel_end, acts, (size_t)t, n, out, out_cols, scratch);
     }
 }
 

@@ -81,8 +81,12 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
     }
 }
 
-/* acc[n][16] += columns [begin, end) of a panel times n tokens. begin is even. */
-KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, int begin, int end, const float *x, size_t stride, float *acc)
+/*
+ * acc[n][16] += columns [begin, end) of a panel times n tokens. begin is even. Calls for a line of the weights from `ahead` on
+ * every ahead_cols columns.
+ */
+KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, int begin, int end, const float *x, size_t stride, float *acc,
+                         const uint8_t *ahead, int ahead_cols)
 {
     __m256 sums[TILE][4][2];
     for (int t = 0; t < n; t++) {
@@ -90,9 +94,13 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, int begi
         sums[t][0][1] = _mm256_load_ps(acc + t * ROWS + 8);
     }
     int c = begin;
-    for (; c + 2 <= end; c += 2) {
-        column_add(dtype, 1, n, panel, 0, c, x, stride, sums);
-        column_add(dtype, 1, n, panel, 0, c + 1, x, stride, sums);
+    while (c + 2 <= end) {
+        _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+        ahead += 64;
+        for (int stop = c + ahead_cols < end ? c + ahead_cols : end; c + 2 <= stop; c += 2) {
+            column_add(dtype, 1, n, panel, 0, c, x, stride, sums);
+            column_add(dtype, 1, n, panel, 0, c + 1, x, stride, sums);
+        }
     }
     if (c < end)
         column_add(dtype, 1, n, panel, 0, c, x, stride, sums);
@@ -117,13 +125,17 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
             const float *at = x + (size_t)t * stride;
             float *acc = scratch->acc[t];
             n = (left + n_tiles - 1) / n_tiles; /* tiles of even sizes */
+            int all_tiles = (n_tokens + at_most - 1) / at_most, block_lines = (int)(matrix->panel_bytes * BLOCK / (size_t)matrix->n_cols / 64);
+            int tile_lines = (block_lines + all_tiles - 1) / all_tiles, ahead_cols = BLOCK / tile_lines / 2 * 2;
+            if (ahead_cols < 2) ahead_cols = 2;
+            const uint8_t *ahead = panel + matrix->panel_bytes * (size_t)end / (size_t)matrix->n_cols + (size_t)(all_tiles - n_tiles) * (size_t)tile_lines * 64;
             switch (n) {
-            case 6: tile(dtype, 6, panel, begin, end, at, stride, acc); break;
-            case 5: tile(dtype, 5, panel, begin, end, at, stride, acc); break;
-            case 4: tile(dtype, 4, panel, begin, end, at, stride, acc); break;
-            case 3: tile(dtype, 3, panel, begin, end, at, stride, acc); break;
-            case 2: tile(dtype, 2, panel, begin, end, at, stride, acc); break;
-            default: tile(dtype, 1, panel, begin, end, at, stride, acc); break;
+            case 6: tile(dtype, 6, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
+            case 5: tile(dtype, 5, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
+            case 4: tile(dtype, 4, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
+            case 3: tile(dtype, 3, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
+            case 2: tile(dtype, 2, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
+            default: tile(dtype, 1, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
             }
         }
     }
