@@ -19,7 +19,8 @@
 #include "kernels/matrix.h"
 #include "kernels/vector.h"
 
-enum { MAX_COLS = 3072, MAX_MATRICES = 512, PANELS_AT_ONCE = 4, PART_TOKENS = 512 /* as the model's */, SHORT_CONTEXT = 8192, MOST_STREAMED = 64 /* tokens for which weights come from memory, as in a step; for more one layer will do */ };
+enum { MAX_COLS = 3072, MAX_MATRICES = 512, PANELS_AT_ONCE = 4, PART_TOKENS = 512 /* as the model's */, SHORT_CONTEXT = 8192 };
+enum { MOST_STREAMED = 64 /* tokens for which weights come from memory, as in a step; for more one layer will do */ };
 
 static const int shapes[][2] = {{2048, 1024}, {1024, 1024}, {1024, 1024}, {1024, 2048}, {3072, 1024}, {3072, 1024}, {1024, 3072}};
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };

@@ -16,6 +16,7 @@
 #include "kernels/blocks.h"
 #include "kernels/ops.h"
 #include "kernels/panel.h"
+#include "kernels/x86/ahead.h"
 #include "kernels/x86/intrin.h"
 #include "kernels/x86/x86.h"
 
@@ -226,19 +227,6 @@ KERNELS_INLINE void side_finish(enum dtype dtype, int side, const __m256i dots[2
     }
 }
 
-/* The part of the weights to come that one pass over the present ones calls for, a little with each group. */
-struct ahead {
-    const uint8_t *at;
-    size_t group_bytes; /* 0: nothing */
-};
-
-KERNELS_INLINE void ahead_prefetch(struct ahead *ahead)
-{
-    for (size_t i = 0; i < ahead->group_bytes; i += 64)
-        _mm_prefetch((const char *)ahead->at + i, _MM_HINT_T1);
-    ahead->at += ahead->group_bytes;
-}
-
 /*
  * n_panels neighbouring panels for n tokens (constants where this is inlined) from `token` on, straight from the packed
  * weights.
@@ -255,7 +243,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
         for (int p = 0; p < n_panels; p++) {
             const uint8_t *panel = matrix->data + (size_t)(first_panel + p) * matrix->panel_bytes;
             const uint8_t *weights = panel + panel_weights_at(dtype, (int)g);
-            ahead_prefetch(&ahead);
+            ahead_prefetch(&ahead, !panel_is_super(dtype)); /* measured */
             __m256i dots[2][TILE][2];
             if (dtype == DTYPE_Q8_0)
                 signed_dots(n, weights, q, n_cols, dots[0]);
@@ -364,7 +352,7 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
     for (size_t i = 0; i < n_block; i++) {
         const uint8_t *weights = dtype == DTYPE_Q8_0 ? panel + panel_weights_at(dtype, (int)(begin + i)) : &scratch->quads[i][0][0];
         const int8_t *q = acts->q + token * n_cols + (begin + i) * GROUP;
-        ahead_prefetch(&ahead);
+        ahead_prefetch(&ahead, true);
         struct group_scales scales;
         for (int h = 0; h < 2; h++) {
             scales.scale[0][h] = _mm256_load_ps(&scratch->scales[i][0][8 * h]);
@@ -402,17 +390,18 @@ KERNELS_INLINE int tile_tokens(enum dtype dtype)
 
 /*
  * One panel for tokens [token, token + n), n at most CHUNK. While a block of columns is in work, its tiles call for the next
- * one, each for its share: unpacking then does not wait for memory, which the tiles would leave idle.
+ * one, each for its share: unpacking then does not wait for memory, which the tiles would leave idle. Behind a chunk's last
+ * panel comes what this thread or another will take next.
  */
-KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, int p, bool is_last, const struct kernels_acts *acts,
-                         size_t token, int n, float *out, size_t out_stride, struct scratch_block *scratch)
+KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts, size_t token, int n,
+                         float *out, size_t out_stride, struct scratch_block *scratch)
 {
     const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes;
     size_t n_groups = (size_t)matrix->n_cols / GROUP, group_bytes = matrix->panel_bytes / n_groups;
     memset(scratch->acc, 0, (size_t)n * sizeof scratch->acc[0]);
     for (size_t begin = 0, end; begin < n_groups; begin = end) {
         end = begin + BLOCK_GROUPS < n_groups ? begin + BLOCK_GROUPS : n_groups;
-        bool has_next = end < n_groups || !is_last;
+        bool has_next = end < n_groups || p + 1 < matrix->n_panels;
         unpack(dtype, panel, begin, end - begin, scratch);
         for (int t = 0, at_once; t < n; t += at_once) {
             at_once = n - t >= tile_tokens(dtype) ? tile_tokens(dtype) : n - t >= 2 ? 2 : 1;
@@ -452,8 +441,8 @@ KERNELS_INLINE int four_panels_tokens(enum dtype dtype)
 }
 
 /* One panel for all tokens, a few at a time. Each pass calls for its share of the next panel. */
-KERNELS_INLINE void few_repeat(enum dtype dtype, const struct kernels_matrix *matrix, int p, bool is_last, const struct kernels_acts *acts,
-                               int n_tokens, float *out, size_t out_stride)
+KERNELS_INLINE void few_repeat(enum dtype dtype, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts, int n_tokens,
+                               float *out, size_t out_stride)
 {
     const uint8_t *next = matrix->data + (size_t)(p + 1) * matrix->panel_bytes;
     size_t group_bytes = matrix->panel_bytes / ((size_t)matrix->n_cols / GROUP);
@@ -461,7 +450,7 @@ KERNELS_INLINE void few_repeat(enum dtype dtype, const struct kernels_matrix *ma
         int left = n_tokens - t, n_passes = (left + few_tokens(dtype) - 1) / few_tokens(dtype);
         n = (left + n_passes - 1) / n_passes; /* passes of even sizes */
         struct ahead ahead = {next + matrix->panel_bytes * (size_t)t / (size_t)n_tokens,
-                              is_last ? 0 : group_bytes * (size_t)n / (size_t)n_tokens};
+                              p + 1 < matrix->n_panels ? group_bytes * (size_t)n / (size_t)n_tokens : 0};
         if (n == 1)
             few(dtype, 1, 1, matrix, p, acts, t, out, out_stride, ahead);
         else if (n == 2)
@@ -491,13 +480,13 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
     }
     if (n_tokens <= few_tokens_repeated(dtype)) {
         for (; p < panel_end; p++)
-            few_repeat(dtype, matrix, p, p + 1 == panel_end, acts, n_tokens, out, out_cols);
+            few_repeat(dtype, matrix, p, acts, n_tokens, out, out_cols);
         return;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
         int n = n_tokens - t < CHUNK ? n_tokens - t : CHUNK;
         for (p = panel_begin; p < panel_end; p++)
-            many(dtype, matrix, p, p + 1 == panel_end, acts, (size_t)t, n, out, out_cols, scratch);
+            many(dtype, matrix, p, acts, (size_t)t, n, out, out_cols, scratch);
     }
 }
 

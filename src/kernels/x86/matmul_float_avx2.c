@@ -6,12 +6,16 @@
  * time, whose chains hide the latency of the multiply-add and whose streams of addresses keep more lines under way than
  * one. Many tokens: a block of columns stays in L1 for all of them, up to six at a time (12 sums, 2 weights, 1 activation).
  */
+#include <stdbool.h>
+
 #include "kernels/ops.h"
 #include "kernels/panel.h"
+#include "kernels/x86/ahead.h"
 #include "kernels/x86/intrin.h"
 #include "kernels/x86/x86.h"
 
-enum { ROWS = KERNELS_PANEL_ROWS, FEW = 4, TILE = 6, BLOCK = 256 /* columns */, CHUNK = 96 /* tokens whose sums stay in scratch */ };
+enum { ROWS = KERNELS_PANEL_ROWS, FEW = 2, TILE = 6 /* tokens */, CHUNK = 96 /* tokens whose sums stay in scratch */ };
+enum { BLOCK = 256, STEP = 16 }; /* columns */
 
 struct scratch_float {
     float acc[CHUNK][ROWS];
@@ -81,12 +85,9 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
     }
 }
 
-/*
- * acc[n][16] += columns [begin, end) of a panel times n tokens. begin is even. Calls for a line of the weights from `ahead` on
- * every ahead_cols columns.
- */
+/* acc[n][16] += columns [begin, end) of a panel times n tokens. begin is even. */
 KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, int begin, int end, const float *x, size_t stride, float *acc,
-                         const uint8_t *ahead, int ahead_cols)
+                         struct ahead ahead)
 {
     __m256 sums[TILE][4][2];
     for (int t = 0; t < n; t++) {
@@ -94,15 +95,14 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, int begi
         sums[t][0][1] = _mm256_load_ps(acc + t * ROWS + 8);
     }
     int c = begin;
-    while (c + 2 <= end) {
-        _mm_prefetch((const char *)ahead, _MM_HINT_T0);
-        ahead += 64;
-        for (int stop = c + ahead_cols < end ? c + ahead_cols : end; c + 2 <= stop; c += 2) {
+    while (c + STEP <= end) {
+        ahead_prefetch(&ahead, true);
+        for (int stop = c + STEP; c < stop; c += 2) {
             column_add(dtype, 1, n, panel, 0, c, x, stride, sums);
             column_add(dtype, 1, n, panel, 0, c + 1, x, stride, sums);
         }
     }
-    if (c < end)
+    for (; c < end; c++)
         column_add(dtype, 1, n, panel, 0, c, x, stride, sums);
     for (int t = 0; t < n; t++) {
         _mm256_store_ps(acc + t * ROWS, sums[t][0][0]);
@@ -110,14 +110,16 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, int begi
     }
 }
 
-/* One panel for at most CHUNK tokens. */
+/* One panel for at most CHUNK tokens. The tiles of a block of columns call for the next block, each for its share. */
 KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, int p, int n_tokens, const float *x, size_t stride,
                          float *out, size_t out_stride, struct scratch_float *scratch)
 {
     const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes;
+    size_t col_bytes = matrix->panel_bytes / (size_t)matrix->n_cols;
     memset(scratch->acc, 0, (size_t)n_tokens * sizeof scratch->acc[0]);
-    for (int begin = 0; begin < matrix->n_cols; begin += BLOCK) {
-        int end = begin + BLOCK < matrix->n_cols ? begin + BLOCK : matrix->n_cols;
+    for (int begin = 0, end; begin < matrix->n_cols; begin = end) {
+        end = begin + BLOCK < matrix->n_cols ? begin + BLOCK : matrix->n_cols;
+        bool has_next = end < matrix->n_cols || p + 1 < matrix->n_panels;
         for (int t = 0, n; t < n_tokens; t += n) {
             /* BF16 and E4M3 need a register for a mask. */
             int left = n_tokens - t, at_most = dtype == DTYPE_BF16 || dtype == DTYPE_F8_E4M3 ? TILE - 1 : TILE;
@@ -125,17 +127,15 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
             const float *at = x + (size_t)t * stride;
             float *acc = scratch->acc[t];
             n = (left + n_tiles - 1) / n_tiles; /* tiles of even sizes */
-            int all_tiles = (n_tokens + at_most - 1) / at_most, block_lines = (int)(matrix->panel_bytes * BLOCK / (size_t)matrix->n_cols / 64);
-            int tile_lines = (block_lines + all_tiles - 1) / all_tiles, ahead_cols = BLOCK / tile_lines / 2 * 2;
-            if (ahead_cols < 2) ahead_cols = 2;
-            const uint8_t *ahead = panel + matrix->panel_bytes * (size_t)end / (size_t)matrix->n_cols + (size_t)(all_tiles - n_tiles) * (size_t)tile_lines * 64;
+            struct ahead ahead = {panel + (size_t)end * col_bytes + BLOCK * col_bytes * (size_t)t / (size_t)n_tokens,
+                                  has_next ? STEP * col_bytes * (size_t)n / (size_t)n_tokens : 0};
             switch (n) {
-            case 6: tile(dtype, 6, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
-            case 5: tile(dtype, 5, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
-            case 4: tile(dtype, 4, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
-            case 3: tile(dtype, 3, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
-            case 2: tile(dtype, 2, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
-            default: tile(dtype, 1, panel, begin, end, at, stride, acc, ahead, ahead_cols); break;
+            case 6: tile(dtype, 6, panel, begin, end, at, stride, acc, ahead); break;
+            case 5: tile(dtype, 5, panel, begin, end, at, stride, acc, ahead); break;
+            case 4: tile(dtype, 4, panel, begin, end, at, stride, acc, ahead); break;
+            case 3: tile(dtype, 3, panel, begin, end, at, stride, acc, ahead); break;
+            case 2: tile(dtype, 2, panel, begin, end, at, stride, acc, ahead); break;
+            default: tile(dtype, 1, panel, begin, end, at, stride, acc, ahead); break;
             }
         }
     }
@@ -159,8 +159,6 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
         return
         FEW_CASE(1, 4);
         FEW_CASE(2, 2);
-        FEW_CASE(3, 1);
-        FEW_CASE(4, 1);
 #undef FEW_CASE
     default: break;
     }
