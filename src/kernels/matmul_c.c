@@ -4,6 +4,7 @@
  * Runs on any thread; allocates nothing.
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/half.h"
@@ -129,11 +130,15 @@ static void acts_quantize_c(struct kernels_acts *acts, int token_begin, int toke
             }
             float inverse = finite && max > 1e-30f ? 127.0f / max : 0;
             acts->scales[at] = !finite ? NAN : inverse > 0 ? max / 127.0f : 0;
-            acts->sums[2 * at] = acts->sums[2 * at + 1] = 0;
+            acts->sums[2 * at] = acts->sums[2 * at + 1] = acts->negatives[at] = 0;
             for (int i = 0; i < KERNELS_GROUP; i++) {
                 int q = finite ? (int)rintf(x[i] * inverse) : 0;
                 acts->q[at * KERNELS_GROUP + (size_t)i] = (int8_t)q;
                 acts->sums[2 * at + (size_t)i / 16] += q;
+                uint8_t *split = acts->split + at * KERNELS_GROUP * 2 + (size_t)i / 4 * 8 + (size_t)i % 4;
+                split[0] = (uint8_t)abs(q);
+                split[4] = q < 0 ? 255 : 0;
+                acts->negatives[at] += q < 0 ? -q : 0;
             }
         }
     }

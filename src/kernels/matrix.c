@@ -227,7 +227,8 @@ static size_t acts_groups(int n_cols)
 size_t kernels_acts_bytes(int n_tokens, int n_cols)
 {
     size_t groups = (size_t)n_tokens * acts_groups(n_cols);
-    return aligned(groups * KERNELS_GROUP) + aligned(groups * sizeof(float)) + aligned(groups * 2 * sizeof(int32_t));
+    return aligned(groups * KERNELS_GROUP) + aligned(groups * KERNELS_GROUP * 2) + aligned(groups * sizeof(float)) +
+           aligned(groups * 2 * sizeof(int32_t)) + aligned(groups * sizeof(int32_t));
 }
 
 void kernels_acts_place(struct kernels_acts *acts, int n_tokens, void *memory)
@@ -236,14 +237,56 @@ void kernels_acts_place(struct kernels_acts *acts, int n_tokens, void *memory)
     uint8_t *at = memory;
     acts->q = (int8_t *)at;
     at += aligned(groups * KERNELS_GROUP);
+    acts->split = at;
+    at += aligned(groups * KERNELS_GROUP * 2);
     acts->scales = (float *)at;
     at += aligned(groups * sizeof(float));
     acts->sums = (int32_t *)at;
+    at += aligned(groups * 2 * sizeof(int32_t));
+    acts->negatives = (int32_t *)at;
+}
+
+static struct kernels_acts acts_from(const struct kernels_acts *acts, int token, int col)
+{
+    size_t at = (size_t)token * (size_t)acts->n_cols + (size_t)col, group = at / KERNELS_GROUP;
+    struct kernels_acts ret = *acts;
+    ret.f32 += (size_t)token * (size_t)acts->stride_cols + (size_t)col;
+    if (acts->q != NULL) {
+        ret.q += at;
+        ret.split += at * 2;
+        ret.scales += group;
+        ret.sums += group * 2;
+        ret.negatives += group;
+    }
+    return ret;
+}
+
+struct kernels_acts kernels_acts_from(const struct kernels_acts *acts, int token)
+{
+    return acts_from(acts, token, 0);
+}
+
+void kernels_acts_copy(const struct kernels_acts *from, int from_token, struct kernels_acts *to, int to_token)
+{
+    size_t n_cols = (size_t)from->n_cols, n_groups = n_cols / KERNELS_GROUP;
+    struct kernels_acts src = kernels_acts_from(from, from_token), dst = kernels_acts_from(to, to_token);
+    memcpy(dst.q, src.q, n_cols);
+    memcpy(dst.split, src.split, n_cols * 2);
+    memcpy(dst.scales, src.scales, n_groups * sizeof *src.scales);
+    memcpy(dst.sums, src.sums, n_groups * 2 * sizeof *src.sums);
+    memcpy(dst.negatives, src.negatives, n_groups * sizeof *src.negatives);
 }
 
 void kernels_acts_quantize(struct kernels_acts *acts, int token_begin, int token_end)
 {
     kernels_ops.acts_quantize(acts, token_begin, token_end);
+}
+
+void kernels_acts_quantize_columns(struct kernels_acts *acts, int token, int col_begin, int col_end)
+{
+    struct kernels_acts part = acts_from(acts, token, col_begin);
+    part.n_cols = col_end - col_begin;
+    kernels_ops.acts_quantize(&part, 0, 1);
 }
 
 void kernels_matmul(const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out, int out_stride,

@@ -50,24 +50,34 @@ size_t kernels_matrix_bytes(const struct kernels_matrix *matrix);
 /*
  * Activations of n_tokens, [n_tokens, n_cols]. `f32` is always set by the caller; the int8 form is filled by
  * kernels_acts_quantize for the block formats: q = round(x / scale), scale = max|x| / 127 per KERNELS_GROUP columns.
+ * `split` and `negatives` say the same as q, for instructions that multiply unsigned by signed bytes: w · q is
+ * |q| · w, and where q < 0 it is |q| · ~w + |q|.
  */
 struct kernels_acts {
     int n_cols;
-    int stride_cols;   /* floats from one token to the next in f32 */
-    const float *f32;  /* [n_tokens, stride_cols] */
-    int8_t *q;         /* [n_tokens, n_cols] */
-    float *scales;     /* [n_tokens, n_cols / 32] */
-    int32_t *sums;     /* [n_tokens, n_cols / 16]: sum of q over each half group */
+    int stride_cols;    /* floats from one token to the next in f32 */
+    const float *f32;   /* [n_tokens, stride_cols] */
+    int8_t *q;          /* [n_tokens, n_cols] */
+    uint8_t *split;     /* [n_tokens, n_cols / 4, 2, 4]: of four columns |q|, then 255 where q < 0, else 0 */
+    float *scales;      /* [n_tokens, n_cols / 32] */
+    int32_t *sums;      /* [n_tokens, n_cols / 16]: sum of q over each half group */
+    int32_t *negatives; /* [n_tokens, n_cols / 32]: sum of |q| over a group where q < 0 */
 };
 
 /* 1 when products with this dtype read the int8 form. */
 int kernels_dtype_reads_int8(enum dtype dtype);
-/* Bytes that q, scales and sums take for n_tokens (one block, each part 64-byte aligned). */
+/* Bytes that the int8 form takes for n_tokens (one block, each part 64-byte aligned). */
 size_t kernels_acts_bytes(int n_tokens, int n_cols);
-/* Points q, scales and sums into `memory` (64-byte aligned, kernels_acts_bytes). */
+/* Points the int8 form into `memory` (64-byte aligned, kernels_acts_bytes). */
 void kernels_acts_place(struct kernels_acts *acts, int n_tokens, void *memory);
+/* The same activations from `token` on; q may be NULL, then there is no int8 form. */
+struct kernels_acts kernels_acts_from(const struct kernels_acts *acts, int token);
+/* Copies the int8 form of one token to another place; both have the same n_cols. */
+void kernels_acts_copy(const struct kernels_acts *from, int from_token, struct kernels_acts *to, int to_token);
 /* Quantises tokens [token_begin, token_end). n_cols must be a multiple of KERNELS_GROUP. */
 void kernels_acts_quantize(struct kernels_acts *acts, int token_begin, int token_end);
+/* Columns [col_begin, col_end) of one token alone, both multiples of KERNELS_GROUP. */
+void kernels_acts_quantize_columns(struct kernels_acts *acts, int token, int col_begin, int col_end);
 
 /* Scratch that each thread needs for kernels_matmul, whatever the shape. 64-byte aligned. */
 enum { KERNELS_SCRATCH_BYTES = 256 * 1024 };

@@ -96,7 +96,7 @@ static void merge_row(struct model *model, int layer, const struct partials *fro
     kernels_attn_merge(mine->merge_parts, mine->merge_max, mine->merge_sum, n_parts, dim,
                        model->buffers.attn + (size_t)token * (size_t)n_cols + (size_t)head * (size_t)dim);
     if (dim % KERNELS_GROUP == 0 && kernels_dtype_reads_int8(model->layers[layer].o.dtype))
-        model_acts_columns(&model->buffers.attn_acts, token, head * dim, (head + 1) * dim);
+        kernels_acts_quantize_columns(&model->buffers.attn_acts, token, head * dim, (head + 1) * dim);
 }
 
 static void run_item(struct model *model, const struct model_attn_item *item, int layer, int kv_head, struct model_thread *mine) {

@@ -213,8 +213,6 @@ void model_moe_run(struct model *model, int layer, int thread);
 
 /* Block `block` of the keys (0) or values (1) of a layer and KV head, both counted from this rank's first. */
 void *model_kv_block(const struct model *model, int layer, int kv_head, int is_value, int block);
-/* Fills the int8 form of columns [col_begin, col_end) of one row; whole groups. */
-void model_acts_columns(struct kernels_acts *acts, int row, int col_begin, int col_end);
 
 /* forward.c, for moe.c too: panels in a work item, so that every thread gets several. */
 int model_chunk_panels(const struct model *model, int n_panels);

@@ -23,17 +23,6 @@ static int min_int(int a, int b) { return a < b ? a : b; }
 
 static int n_chunks(int n_panels, int chunk) { return (n_panels + chunk - 1) / chunk; }
 
-void model_acts_columns(struct kernels_acts *acts, int row, int col_begin, int col_end) {
-    size_t at = (size_t)row * (size_t)acts->n_cols + (size_t)col_begin;
-    struct kernels_acts part = {.n_cols = col_end - col_begin,
-                                .stride_cols = acts->stride_cols,
-                                .f32 = acts->f32 + (size_t)row * (size_t)acts->stride_cols + (size_t)col_begin,
-                                .q = acts->q + at,
-                                .scales = acts->scales + at / KERNELS_GROUP,
-                                .sums = acts->sums + at / (KERNELS_GROUP / 2)};
-    kernels_acts_quantize(&part, 0, 1);
-}
-
 void model_silu_columns(struct model *model, const struct kernels_matrix *down, int n_cols, int row_begin, int row_end, int col_begin,
                         int col_end) {
     struct model_buffers *b = &model->buffers;
@@ -41,7 +30,7 @@ void model_silu_columns(struct model *model, const struct kernels_matrix *down, 
         size_t at = (size_t)row * (size_t)n_cols + (size_t)col_begin;
         kernels_silu_mul(b->gate + at, b->up + at, col_end - col_begin, b->gate + at);
         if (kernels_dtype_reads_int8(down->dtype))
-            model_acts_columns(&b->ffn_acts, row, col_begin, col_end);
+            kernels_acts_quantize_columns(&b->ffn_acts, row, col_begin, col_end);
     }
 }
 

@@ -61,29 +61,17 @@ static void group_tokens(struct model *model) {
 static struct kernels_acts gather(struct model *model, int begin, int end, struct model_thread *mine) {
     struct model_buffers *b = &model->buffers;
     const struct kernels_acts *from = &b->hidden_acts;
-    size_t hidden = (size_t)model->config.hidden, groups = hidden / KERNELS_GROUP, halves = 2 * groups;
-    size_t first = (size_t)b->slot_token[begin];
-    struct kernels_acts acts = *from;
-    if (b->slot_token[end - 1] - b->slot_token[begin] == end - 1 - begin) {
-        acts.f32 += first * hidden;
-        if (acts.q != NULL) {
-            acts.q += first * hidden;
-            acts.scales += first * groups;
-            acts.sums += first * halves;
-        }
-        return acts;
-    }
-    acts = mine->acts;
+    size_t hidden = (size_t)model->config.hidden;
+    int first = b->slot_token[begin];
+    if (b->slot_token[end - 1] - first == end - 1 - begin)
+        return kernels_acts_from(from, first);
     for (int slot = begin; slot < end; slot++) {
-        size_t token = (size_t)b->slot_token[slot], to = (size_t)(slot - begin);
-        memcpy(mine->tokens + to * hidden, from->f32 + token * hidden, hidden * sizeof(float));
-        if (acts.q != NULL) {
-            memcpy(acts.q + to * hidden, from->q + token * hidden, hidden);
-            memcpy(acts.scales + to * groups, from->scales + token * groups, groups * sizeof *acts.scales);
-            memcpy(acts.sums + to * halves, from->sums + token * halves, halves * sizeof *acts.sums);
-        }
+        int token = b->slot_token[slot], to = slot - begin;
+        memcpy(mine->tokens + (size_t)to * hidden, from->f32 + (size_t)token * hidden, hidden * sizeof(float));
+        if (mine->acts.q != NULL)
+            kernels_acts_copy(from, token, &mine->acts, to);
     }
-    return acts;
+    return mine->acts;
 }
 
 /* Panels [panel_begin, panel_end) of one expert's gate and up, for all of its tokens. */
@@ -104,7 +92,7 @@ static void gate_up(struct model *model, const struct model_layer *layer, int ex
 /* Output columns of panels [panel_begin, panel_end): every expert's share of them, added up in order. */
 static void down(struct model *model, const struct model_layer *layer, int panel_begin, int panel_end, struct model_thread *mine) {
     struct model_buffers *b = &model->buffers;
-    int hidden = model->config.hidden, inner = model->split.moe_ffn_len;
+    int hidden = model->config.hidden;
     int col = panel_begin * KERNELS_PANEL_ROWS, n_cols = min_int(panel_end * KERNELS_PANEL_ROWS, hidden) - col;
     for (int t = 0; t < model->step->n_tokens; t++)
         memset(b->sum + (size_t)t * (size_t)hidden + col, 0, (size_t)n_cols * sizeof *b->sum);
@@ -113,13 +101,7 @@ static void down(struct model *model, const struct model_layer *layer, int panel
         int last = b->expert_slot[b->active[i] + 1];
         for (int slot = b->expert_slot[b->active[i]]; slot < last; slot += MODEL_GATHER) {
             int n = min_int(MODEL_GATHER, last - slot);
-            struct kernels_acts acts = b->ffn_acts;
-            acts.f32 += (size_t)slot * (size_t)inner;
-            if (acts.q != NULL) {
-                acts.q += (size_t)slot * (size_t)inner;
-                acts.scales += (size_t)slot * (size_t)(inner / KERNELS_GROUP);
-                acts.sums += (size_t)slot * (size_t)(inner / (KERNELS_GROUP / 2));
-            }
+            struct kernels_acts acts = kernels_acts_from(&b->ffn_acts, slot);
             kernels_matmul(matrix, &acts, n, mine->tokens, hidden, panel_begin, panel_end, mine->kernel_scratch);
             for (int j = 0; j < n; j++)
                 kernels_add_scaled(mine->tokens + (size_t)j * (size_t)hidden + col, b->slot_weight[slot + j], n_cols,

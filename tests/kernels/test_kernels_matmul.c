@@ -120,6 +120,22 @@ static void product_check(const struct fixture *f, enum kernels_isa isa, const f
     }
 }
 
+/* `split` and `negatives` say what q says. */
+static void split_check(const struct kernels_acts *acts, int n_tokens)
+{
+    for (int i = 0; i < n_tokens * acts->n_cols; i++) {
+        const uint8_t *split = acts->split + i / 4 * 8 + i % 4;
+        assert_int_equal(split[0], abs(acts->q[i]));
+        assert_int_equal(split[4], acts->q[i] < 0 ? 255 : 0);
+    }
+    for (int g = 0; g < n_tokens * acts->n_cols / KERNELS_GROUP; g++) {
+        int sum = 0;
+        for (int i = g * KERNELS_GROUP; i < (g + 1) * KERNELS_GROUP; i++)
+            sum += acts->q[i] < 0 ? -acts->q[i] : 0;
+        assert_int_equal(acts->negatives[g], sum);
+    }
+}
+
 /* The same bits for one token alone and for a cut of the panels as for all at once; columns past n_rows untouched. */
 static void invariance_check(struct fixture *f, const float *out, int out_stride)
 {
@@ -128,12 +144,8 @@ static void invariance_check(struct fixture *f, const float *out, int out_stride
     int cut = check_random_int(0, f->matrix.n_panels), n_first = check_random_int(0, f->n_tokens);
     for (int part = 0; part < 2; part++) {
         int begin = part ? n_first : 0, n = part ? f->n_tokens - n_first : n_first;
-        size_t n_groups = (size_t)f->acts.n_cols / KERNELS_GROUP, at = (size_t)begin;
-        struct kernels_acts acts = f->acts;
-        acts.f32 += at * (size_t)acts.stride_cols;
-        acts.q += at * (size_t)acts.n_cols;
-        acts.scales += at * n_groups;
-        acts.sums += at * n_groups * 2;
+        size_t at = (size_t)begin;
+        struct kernels_acts acts = kernels_acts_from(&f->acts, begin);
         kernels_matmul(&f->matrix, &acts, n, again + at * (size_t)out_stride, out_stride, cut, f->matrix.n_panels, f->scratch);
         kernels_matmul(&f->matrix, &acts, n, again + at * (size_t)out_stride, out_stride, 0, cut, f->scratch);
     }
@@ -280,7 +292,10 @@ static void test_acts_quantize(void **state)
         acts_new(&expected, x, TOKENS, COLS, STRIDE, &expected_memory);
         kernels_acts_quantize(&expected, 0, TOKENS);
         assert_memory_equal(got.q, expected.q, TOKENS * COLS);
+        assert_memory_equal(got.split, expected.split, TOKENS * COLS * 2);
         assert_memory_equal(got.sums, expected.sums, TOKENS * COLS / 16 * sizeof(int32_t));
+        assert_memory_equal(got.negatives, expected.negatives, TOKENS * COLS / 32 * sizeof(int32_t));
+        split_check(&got, TOKENS);
         for (int g = 0; g < TOKENS * COLS / 32; g++) {
             if (isnan(expected.scales[g]))
                 assert_true(isnan(got.scales[g]));

@@ -9,7 +9,8 @@
  *
  * maddubs multiplies unsigned by signed bytes and adds neighbours into 16 bits. Values below 16 leave room to add all 8
  * quads of a group there (15 · 127 · 16 = 30480); values below 32 four quads; values below 64 two. Q8_0 has no room and
- * no unsigned values: |w| · (q with the sign of w).
+ * no unsigned values: |q| · (w, or ~w where q < 0), to which |q| is added there. vpsignb, which would do the same, takes the
+ * multipliers' ports on many CPUs.
  */
 #include <stdbool.h>
 
@@ -121,10 +122,10 @@ KERNELS_INLINE int n_sides(enum dtype dtype)
     return dtype == DTYPE_Q6_K ? 2 : 1;
 }
 
-/* Four signed products a lane, added up. */
-KERNELS_INLINE __m256i signed_products(__m256i w, __m256i q)
+/* Four signed products a lane, added up; without |q| where q < 0. */
+KERNELS_INLINE __m256i split_products(__m256i w, __m256i q_size, __m256i q_mask)
 {
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)), _mm256_set1_epi16(1));
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(q_size, _mm256_xor_si256(w, q_mask)), _mm256_set1_epi16(1));
 }
 
 /* Eight products a lane of two quads of values below 64, added up. */
@@ -139,22 +140,32 @@ KERNELS_INLINE __m256i q_load(const int8_t *q)
 }
 
 /*
- * The dot products of a group with n tokens from q on, in 32 bits: ret[t][h], or ret[side][t][h] where packed weights give both
- * sides at once. Q8_0 has no room in 16 bits, Q6_K room for a pair of quads, the others for a half group at least.
+ * The dot products of a group with n tokens, in 32 bits: ret[t][h], or ret[side][t][h] where packed weights give both sides at
+ * once. Q8_0 has no room in 16 bits, Q6_K room for a pair of quads, the others for a half group at least.
  */
-KERNELS_INLINE void signed_dots(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[TILE][2])
+
+/* Q8_0: from group `at` of the activations on, counted over all tokens; the next token's is n_groups further. */
+KERNELS_INLINE void split_dots(int n, const uint8_t *weights, const struct kernels_acts *acts, size_t at, size_t n_groups,
+                               __m256i ret[TILE][2])
 {
     for (int i = 0; i < n * 2; i++)
-        ret[i / 2][i % 2] = _mm256_setzero_si256();
+        ret[i / 2][i % 2] = _mm256_set1_epi32(acts->negatives[at + (size_t)(i / 2) * n_groups]);
+    KERNELS_UNROLL
     for (int quad = 0; quad < 8; quad++) {
         __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
                         _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
-        for (int t = 0; t < n; t++)
+        KERNELS_UNROLL
+        for (int t = 0; t < n; t++) {
+            const int8_t *split = (const int8_t *)acts->split + (at + (size_t)t * n_groups) * GROUP * 2 + quad * 8;
+            __m256i size = q_load(split), mask = q_load(split + 4);
+            KERNELS_UNROLL
             for (int h = 0; h < 2; h++)
-                ret[t][h] = _mm256_add_epi32(ret[t][h], signed_products(w[h], q_load(q + (size_t)t * n_cols + quad * 4)));
+                ret[t][h] = _mm256_add_epi32(ret[t][h], split_products(w[h], size, mask));
+        }
     }
 }
 
+/* The others: from q on. */
 KERNELS_INLINE void few_dots_pairs(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[2][TILE][2])
 {
     for (int i = 0; i < n * 4; i++)
@@ -246,7 +257,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
             ahead_prefetch(&ahead, !panel_is_super(dtype)); /* measured */
             __m256i dots[2][TILE][2];
             if (dtype == DTYPE_Q8_0)
-                signed_dots(n, weights, q, n_cols, dots[0]);
+                split_dots(n, weights, acts, first * n_groups + g, n_groups, dots[0]);
             else if (dtype == DTYPE_Q6_K)
                 few_dots_pairs(n, weights, q, n_cols, dots);
             else
@@ -365,7 +376,7 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
         for (int side = 0; side < n_sides(dtype); side++) {
             __m256i dots[TILE][2];
             if (dtype == DTYPE_Q8_0)
-                signed_dots(n, weights, q, n_cols, dots);
+                split_dots(n, weights, acts, token * n_groups + begin + i, n_groups, dots);
             else if (dtype == DTYPE_Q6_K)
                 tile_dots_pairs(n, weights, side, q, n_cols, dots);
             else

@@ -184,8 +184,19 @@ static void rope_pairs_avx2(float *x, const float *cos, const float *sin, int he
     }
 }
 
+/* The sums of signed bytes 0 to 15 and 16 to 31. */
+KERNELS_INLINE void halves_sum(__m256i bytes, int32_t ret[2])
+{
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+    __m256i quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    quads = _mm256_add_epi32(quads, _mm256_shuffle_epi32(quads, 0x4e));
+    quads = _mm256_add_epi32(quads, _mm256_shuffle_epi32(quads, 0xb1));
+    ret[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(quads));
+    ret[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(quads, 1));
+}
+
 /* One group of 32; the rules for tiny, infinite and missing values are those of the plain C version. */
-KERNELS_INLINE void group_quantize(const float *x, int8_t *q, float *scale, int32_t sums[2])
+KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, float *scale, int32_t sums[2], int32_t *negatives)
 {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256 values[4];
@@ -200,8 +211,9 @@ KERNELS_INLINE void group_quantize(const float *x, int8_t *q, float *scale, int3
     float greatest = _mm_cvtss_f32(_mm_castsi128_ps(half));
     if (!isfinite(greatest) || !(greatest > 1e-30f)) {
         memset(q, 0, KERNELS_GROUP);
+        memset(split, 0, 2 * KERNELS_GROUP);
         *scale = isfinite(greatest) ? 0 : NAN;
-        sums[0] = sums[1] = 0;
+        sums[0] = sums[1] = *negatives = 0;
         return;
     }
     __m256 inverse = _mm256_set1_ps(127.0f / greatest);
@@ -211,12 +223,14 @@ KERNELS_INLINE void group_quantize(const float *x, int8_t *q, float *scale, int3
     __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3]));
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *)q, bytes);
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-    __m256i quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    quads = _mm256_add_epi32(quads, _mm256_shuffle_epi32(quads, 0x4e));
-    quads = _mm256_add_epi32(quads, _mm256_shuffle_epi32(quads, 0xb1));
-    sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(quads));
-    sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(quads, 1));
+    __m256i sizes = _mm256_abs_epi8(bytes), masks = _mm256_cmpgt_epi8(_mm256_setzero_si256(), bytes);
+    __m256i outer = _mm256_unpacklo_epi32(sizes, masks), inner = _mm256_unpackhi_epi32(sizes, masks); /* quads 0, 1, 4, 5 and 2, 3, 6, 7 */
+    _mm256_storeu_si256((__m256i *)split, _mm256_permute2x128_si256(outer, inner, 0x20));
+    _mm256_storeu_si256((__m256i *)split + 1, _mm256_permute2x128_si256(outer, inner, 0x31));
+    halves_sum(bytes, sums);
+    int32_t of_negatives[2];
+    halves_sum(_mm256_and_si256(bytes, masks), of_negatives);
+    *negatives = -(of_negatives[0] + of_negatives[1]);
     *scale = greatest / 127.0f;
 }
 
@@ -227,7 +241,8 @@ static void acts_quantize_avx2(struct kernels_acts *acts, int token_begin, int t
         const float *x = acts->f32 + (size_t)t * (size_t)acts->stride_cols;
         for (size_t g = 0; g < n_groups; g++) {
             size_t at = (size_t)t * n_groups + g;
-            group_quantize(x + g * KERNELS_GROUP, acts->q + at * KERNELS_GROUP, &acts->scales[at], &acts->sums[2 * at]);
+            group_quantize(x + g * KERNELS_GROUP, acts->q + at * KERNELS_GROUP, acts->split + at * KERNELS_GROUP * 2, &acts->scales[at],
+                           &acts->sums[2 * at], &acts->negatives[at]);
         }
     }
 }
