@@ -2,7 +2,7 @@
  * Attention of query rows over the paged KV cache of one KV head.
  *
  * A KV block holds the keys, or the values, of block_size tokens for one layer and one KV head:
- * [block_size, head_dim] in BF16 or F32, one token after the other.
+ * [block_size, head_dim] in BF16, F32 or I8, one token after the other; behind I8 an F32 scale for each token.
  */
 #ifndef KERNELS_ATTENTION_H
 #define KERNELS_ATTENTION_H
@@ -10,7 +10,7 @@
 #include "base/dtype.h"
 
 struct kernels_attn {
-    enum dtype kv_dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    enum dtype kv_dtype; /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
     int head_dim;        /* multiple of 8, at most 256 */
     int block_size;      /* tokens in a block */
     float scale;         /* usually 1 / sqrt(head_dim) */
