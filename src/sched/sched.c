@@ -342,14 +342,25 @@ static int most_entries_of(const struct sched *sched, int n_open) {
     return of_all < of_ready ? of_all : of_ready;
 }
 
+/* Most prompt tokens beside n_decoding sequences. By default twice as many, so that a step lasts some three times one without newcomers. */
+static int mixed_tokens_of(const struct sched *sched, int n_decoding) {
+    if (sched->opts.max_mixed_tokens == 0 || n_decoding == 0)
+        return sched->opts.max_step_tokens;
+    if (sched->opts.max_mixed_tokens != SCHED_MIXED_AUTO)
+        return sched->opts.max_mixed_tokens;
+    int twice = 2 * n_decoding;
+    return twice < SCHED_MIXED_LEAST ? SCHED_MIXED_LEAST : twice > SCHED_MIXED_MOST ? SCHED_MIXED_MOST : twice;
+}
+
 bool sched_plan_next(struct sched *sched, int n_open, struct sched_plan *ret) {
     *ret = (struct sched_plan){.entries = sched->entries};
     sched->n_plans++;
     int most_entries = most_entries_of(sched, n_open), budget = sched->opts.max_step_tokens;
     sched->step_tokens = budget;
     plan_running(sched, ret, true, most_entries);
-    if (sched->opts.max_mixed_tokens > 0 && ret->n_entries > 0 && ret->n_tokens + sched->opts.max_mixed_tokens < budget)
-        sched->step_tokens = ret->n_tokens + sched->opts.max_mixed_tokens;
+    int mixed = mixed_tokens_of(sched, ret->n_entries);
+    if (ret->n_tokens + mixed < budget)
+        sched->step_tokens = ret->n_tokens + mixed;
     plan_running(sched, ret, false, most_entries);
     plan_waiting(sched, ret, most_entries);
     return ret->n_entries > 0;

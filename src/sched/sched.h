@@ -32,11 +32,13 @@
 enum sched_policy { SCHED_FCFS, SCHED_PRIORITY };
 
 enum { SCHED_UNKNOWN = -1 }; /* a token whose sample is under way */
+enum { SCHED_MIXED_AUTO = -1, SCHED_MIXED_LEAST = 16, SCHED_MIXED_MOST = 32 };
 
 struct sched_opts {
     int max_seqs;        /* slots: most RUNNING sequences */
     int max_step_tokens; /* token budget of a step */
-    int max_mixed_tokens; /* prompt tokens in a step that others decode in, who would wait for them; 0: as many as the budget has */
+    int max_mixed_tokens; /* prompt tokens in a step that others decode in, who wait for them; 0: as many as the budget has;
+                             SCHED_MIXED_AUTO: two for each of the others, at least SCHED_MIXED_LEAST and at most SCHED_MIXED_MOST */
     int max_model_len;   /* most tokens of a sequence */
     int block_size;      /* tokens in a KV block */
     int n_blocks;

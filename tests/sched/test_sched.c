@@ -60,6 +60,43 @@ static void test_prompt_goes_in_chunks_behind_decode(void **state) {
     sched_destroy(sched);
 }
 
+/* Prompt tokens of the step after n_decoding sequences have their first token and a prompt of 60 tokens has come. */
+static int mixed_with(int n_decoding) {
+    struct sched_opts opts = {.max_seqs = 32,
+                              .max_step_tokens = 200,
+                              .max_mixed_tokens = SCHED_MIXED_AUTO,
+                              .max_model_len = 64,
+                              .block_size = 4,
+                              .n_blocks = 200,
+                              .n_stages = 1,
+                              .max_awaited = 1};
+    struct sched *sched;
+    struct sched_plan plan;
+    struct err err;
+    struct sched_seq *seqs[32];
+    assert_int_equal(sched_create(&opts, &sched, &err), 0);
+    for (int i = 0; i < n_decoding; i++)
+        seqs[i] = add(sched, 4, 20);
+    assert_true(sched_plan_next(sched, 1, &plan));
+    assert_int_equal(plan.n_tokens, 4 * n_decoding); /* nobody waits for these */
+    for (int i = 0; i < n_decoding; i++)
+        sched_seq_append(sched, seqs[i], 1);
+    add(sched, 60, 62);
+    assert_true(sched_plan_next(sched, 1, &plan));
+    assert_int_equal(plan.n_entries, n_decoding + 1);
+    int n_mixed = plan.entries[n_decoding].n_tokens;
+    sched_destroy(sched);
+    return n_mixed;
+}
+
+static void test_prompt_beside_few_goes_in_small_chunks(void **state) {
+    (void)state;
+    assert_int_equal(mixed_with(1), 16);
+    assert_int_equal(mixed_with(8), 16);
+    assert_int_equal(mixed_with(11), 22);
+    assert_int_equal(mixed_with(20), 32);
+}
+
 static void test_latest_gives_way_and_is_recomputed(void **state) {
     (void)state;
     struct sched *sched = make(4, 64, 4, 1);
@@ -311,6 +348,7 @@ static void test_priority_goes_first(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prompt_goes_in_chunks_behind_decode),
+        cmocka_unit_test(test_prompt_beside_few_goes_in_small_chunks),
         cmocka_unit_test(test_latest_gives_way_and_is_recomputed),
         cmocka_unit_test(test_stages_share_ready_sequences),
         cmocka_unit_test(test_what_can_never_fit_is_refused_with_numbers),

@@ -162,7 +162,7 @@ static int32_t rank_read(struct world *w, const struct sched_entry *e) {
 
 static void check_plan(struct world *w, const struct sched_plan *plan) {
     uint8_t slots[MAX_SLOTS] = {0};
-    int n_tokens = 0, n_prompt = 0; /* of entries that are no single token */
+    int n_tokens = 0, n_prompt = 0 /* of entries that are no single token */, n_single = 0;
     assert_true(plan->n_entries <= w->opts.max_seqs);
     for (int i = 0; i < plan->n_entries; i++) {
         const struct sched_entry *e = &plan->entries[i];
@@ -177,6 +177,7 @@ static void check_plan(struct world *w, const struct sched_plan *plan) {
         assert_true(!e->fresh || !e->seq->skips_cache || e->position == 0);
         n_tokens += e->n_tokens;
         n_prompt += e->n_tokens > 1 ? e->n_tokens : 0;
+        n_single += e->n_tokens == 1;
         uint64_t shape[4] = {w->plan_hash, (uint64_t)e->slot, (uint64_t)e->position, (uint64_t)e->n_tokens};
         w->plan_hash = hash_xxh64(shape, sizeof shape, 0);
     }
@@ -185,7 +186,10 @@ static void check_plan(struct world *w, const struct sched_plan *plan) {
     /* Whoever decodes comes first in a plan. */
     const struct sched_entry *first = &plan->entries[0];
     bool decodes = !first->fresh && first->n_tokens == 1 && first->samples;
-    assert_true(!decodes || w->opts.max_mixed_tokens == 0 || n_prompt <= w->opts.max_mixed_tokens);
+    if (decodes && w->opts.max_mixed_tokens > 0)
+        assert_true(n_prompt <= w->opts.max_mixed_tokens);
+    if (decodes && w->opts.max_mixed_tokens == SCHED_MIXED_AUTO)
+        assert_true(n_prompt <= SCHED_MIXED_LEAST || (n_prompt <= 2 * n_single && n_prompt <= SCHED_MIXED_MOST));
 }
 
 static void take_off(struct world *w, const struct sched_plan *plan) {
@@ -299,7 +303,7 @@ static void test_properties_over_random_steps(void **state) {
     (void)state;
     static const struct sched_opts worlds[] = {
         {8, 64, 0, MAX_LEN, 16, 40, 1, 2, true, SCHED_FCFS},    {32, 32, 5, MAX_LEN, 4, 100, 2, 1, true, SCHED_FCFS},
-        {16, 512, 16, MAX_LEN, 16, 4000, 4, 1, true, SCHED_FCFS}, {5, 7, 1, MAX_LEN, 1, 300, 1, 2, true, SCHED_PRIORITY},
+        {16, 512, SCHED_MIXED_AUTO, MAX_LEN, 16, 4000, 4, 1, true, SCHED_FCFS}, {5, 7, 1, MAX_LEN, 1, 300, 1, 2, true, SCHED_PRIORITY},
         {12, 40, 50, MAX_LEN, 2, 200, 3, 2, true, SCHED_PRIORITY}, {8, 64, 9, MAX_LEN, 16, 40, 2, 2, false, SCHED_FCFS},
     };
     for (size_t i = 0; i < sizeof worlds / sizeof worlds[0]; i++)
