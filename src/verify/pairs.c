@@ -154,16 +154,19 @@ static void judge_pair(struct verify_arena *arena, int from, int to, double best
     double could_mbits = speed > 0 && speed < best_mbits ? speed : best_mbits; /* links inside one machine do more than they say */
     bool is_narrow = pair->mbits_1 < SLOW_MBITS || pair->mbits_1 < could_mbits / 3;
     pair->is_slow = is_far || is_narrow;
-    verify_findings_add(findings, from, pair->is_slow ? VERIFY_WARN : VERIFY_OK,
-                        is_far      ? "latency"
-                        : is_narrow ? "bandwidth"
-                                    : "link",
-                        is_far ? "Find what delays: another route, a tunnel, power saving of the network card; prefer pipeline over tensor "
-                                 "parallelism across it"
-                        : is_narrow ? "Compare with the other links, see cable and port; prefer pipeline over tensor parallelism across it"
-                                    : NULL,
-                        "to node %d: %.0f µs one way (best of all links: %.0f), %.2f Gb/s (best: %.2f)", to, pair->small_us, best_us,
-                        pair->mbits_1 / 1000, best_mbits / 1000);
+    char text[160];
+    snprintf(text, sizeof text, "to node %d: %.0f µs one way (best of all links: %.0f), %.2f Gb/s (best: %.2f)", to, pair->small_us, best_us,
+             pair->mbits_1 / 1000, best_mbits / 1000);
+    if (is_far)
+        verify_findings_add(findings, from, VERIFY_WARN, "latency",
+                            "Find what delays: another route, a tunnel, power saving of the network card; prefer pipeline over tensor "
+                            "parallelism across it",
+                            "%s", text);
+    if (is_narrow)
+        verify_findings_add(findings, from, VERIFY_WARN, "bandwidth",
+                            "Compare with the other links, see cable and port; prefer pipeline over tensor parallelism across it", "%s", text);
+    if (!pair->is_slow)
+        verify_findings_add(findings, from, VERIFY_OK, "link", NULL, "%s", text);
 }
 
 static void judge_pairs(struct verify_arena *arena) {
