@@ -77,10 +77,10 @@ static void group_add(const struct panel_group *group, int has_halves, const int
     float scaled_sum = scale * (float)(sums[0] + sums[1]);
     for (int r = 0; r < ROWS; r++) {
         if (has_halves) {
-            acc[r] += (float)dot[0][r] * scale * group->scale[0][r];
-            acc[r] += (float)dot[1][r] * scale * group->scale[1][r];
+            acc[r] += (float)dot[0][r] * group->scale[0][r] * scale;
+            acc[r] += (float)dot[1][r] * group->scale[1][r] * scale;
         } else {
-            acc[r] += (float)(dot[0][r] + dot[1][r]) * scale * group->scale[0][r];
+            acc[r] += (float)(dot[0][r] + dot[1][r]) * group->scale[0][r] * scale;
             acc[r] -= scaled_sum * group->minimum[r];
         }
     }
@@ -130,7 +130,8 @@ static void acts_quantize_c(struct kernels_acts *acts, int token_begin, int toke
             }
             float inverse = finite && max > 1e-30f ? 127.0f / max : 0;
             acts->scales[at] = !finite ? NAN : inverse > 0 ? max / 127.0f : 0;
-            acts->sums[2 * at] = acts->sums[2 * at + 1] = acts->negatives[at] = 0;
+            acts->sums[2 * at] = acts->sums[2 * at + 1] = 0;
+            acts->starts[at] = KERNELS_ACTS_START;
             for (int i = 0; i < KERNELS_GROUP; i++) {
                 int q = finite ? (int)rintf(x[i] * inverse) : 0;
                 acts->q[at * KERNELS_GROUP + (size_t)i] = (int8_t)q;
@@ -138,7 +139,7 @@ static void acts_quantize_c(struct kernels_acts *acts, int token_begin, int toke
                 uint8_t *split = acts->split + at * KERNELS_GROUP * 2 + (size_t)i / 4 * 8 + (size_t)i % 4;
                 split[0] = (uint8_t)abs(q);
                 split[4] = q < 0 ? 255 : 0;
-                acts->negatives[at] += q < 0 ? -q : 0;
+                acts->starts[at] += q < 0 ? -q : 0;
             }
         }
     }

@@ -243,7 +243,7 @@ void kernels_acts_place(struct kernels_acts *acts, int n_tokens, void *memory)
     at += aligned(groups * sizeof(float));
     acts->sums = (int32_t *)at;
     at += aligned(groups * 2 * sizeof(int32_t));
-    acts->negatives = (int32_t *)at;
+    acts->starts = (int32_t *)at;
 }
 
 static struct kernels_acts acts_from(const struct kernels_acts *acts, int token, int col)
@@ -256,7 +256,7 @@ static struct kernels_acts acts_from(const struct kernels_acts *acts, int token,
         ret.split += at * 2;
         ret.scales += group;
         ret.sums += group * 2;
-        ret.negatives += group;
+        ret.starts += group;
     }
     return ret;
 }
@@ -274,7 +274,7 @@ void kernels_acts_copy(const struct kernels_acts *from, int from_token, struct k
     memcpy(dst.split, src.split, n_cols * 2);
     memcpy(dst.scales, src.scales, n_groups * sizeof *src.scales);
     memcpy(dst.sums, src.sums, n_groups * 2 * sizeof *src.sums);
-    memcpy(dst.negatives, src.negatives, n_groups * sizeof *src.negatives);
+    memcpy(dst.starts, src.starts, n_groups * sizeof *src.starts);
 }
 
 void kernels_acts_quantize(struct kernels_acts *acts, int token_begin, int token_end)

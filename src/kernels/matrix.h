@@ -50,9 +50,12 @@ size_t kernels_matrix_bytes(const struct kernels_matrix *matrix);
 /*
  * Activations of n_tokens, [n_tokens, n_cols]. `f32` is always set by the caller; the int8 form is filled by
  * kernels_acts_quantize for the block formats: q = round(x / scale), scale = max|x| / 127 per KERNELS_GROUP columns.
- * `split` and `negatives` say the same as q, for instructions that multiply unsigned by signed bytes: w · q is
- * |q| · w, and where q < 0 it is |q| · ~w + |q|.
+ * `split` and `starts` say the same as q, for instructions that multiply unsigned by signed bytes: w · q is |q| · w, and
+ * where q < 0 it is |q| · ~w + |q|. A sum of those products that begins with the group's start is, as the bits of a float,
+ * KERNELS_ACTS_ZERO + Σ w · q: below 2^24 each integer is a float, and from 2^23 on one is the float's last bit.
  */
+enum { KERNELS_ACTS_START = 0x4b100000 /* the bits of KERNELS_ACTS_ZERO */, KERNELS_ACTS_ZERO = 0x900000 /* 2^23 + 2^20 */ };
+
 struct kernels_acts {
     int n_cols;
     int stride_cols;    /* floats from one token to the next in f32 */
@@ -61,7 +64,7 @@ struct kernels_acts {
     uint8_t *split;     /* [n_tokens, n_cols / 4, 2, 4]: of four columns |q|, then 255 where q < 0, else 0 */
     float *scales;      /* [n_tokens, n_cols / 32] */
     int32_t *sums;      /* [n_tokens, n_cols / 16]: sum of q over each half group */
-    int32_t *negatives; /* [n_tokens, n_cols / 32]: sum of |q| over a group where q < 0 */
+    int32_t *starts;    /* [n_tokens, n_cols / 32]: KERNELS_ACTS_START + the sum of |q| over a group where q < 0 */
 };
 
 /* 1 when products with this dtype read the int8 form. */

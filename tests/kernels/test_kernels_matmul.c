@@ -120,7 +120,7 @@ static void product_check(const struct fixture *f, enum kernels_isa isa, const f
     }
 }
 
-/* `split` and `negatives` say what q says. */
+/* `split` and `starts` say what q says. */
 static void split_check(const struct kernels_acts *acts, int n_tokens)
 {
     for (int i = 0; i < n_tokens * acts->n_cols; i++) {
@@ -129,10 +129,10 @@ static void split_check(const struct kernels_acts *acts, int n_tokens)
         assert_int_equal(split[4], acts->q[i] < 0 ? 255 : 0);
     }
     for (int g = 0; g < n_tokens * acts->n_cols / KERNELS_GROUP; g++) {
-        int sum = 0;
+        int start = KERNELS_ACTS_START;
         for (int i = g * KERNELS_GROUP; i < (g + 1) * KERNELS_GROUP; i++)
-            sum += acts->q[i] < 0 ? -acts->q[i] : 0;
-        assert_int_equal(acts->negatives[g], sum);
+            start += acts->q[i] < 0 ? -acts->q[i] : 0;
+        assert_int_equal(acts->starts[g], start);
     }
 }
 
@@ -294,7 +294,7 @@ static void test_acts_quantize(void **state)
         assert_memory_equal(got.q, expected.q, TOKENS * COLS);
         assert_memory_equal(got.split, expected.split, TOKENS * COLS * 2);
         assert_memory_equal(got.sums, expected.sums, TOKENS * COLS / 16 * sizeof(int32_t));
-        assert_memory_equal(got.negatives, expected.negatives, TOKENS * COLS / 32 * sizeof(int32_t));
+        assert_memory_equal(got.starts, expected.starts, TOKENS * COLS / 32 * sizeof(int32_t));
         split_check(&got, TOKENS);
         for (int g = 0; g < TOKENS * COLS / 32; g++) {
             if (isnan(expected.scales[g]))

@@ -4,7 +4,7 @@
  * function that fills the table) and include this once.
  *
  * The order of the sums is that of matmul_block_avx2.c: groups in order, each exact in integers, then
- * acc = fma(float(dot) · activation scale, weight scale, acc) and acc = fnma(scaled sum of activations, minimum, acc).
+ * acc = fma(float(dot) · weight scale, activation scale, acc) and acc = fnma(scaled sum of activations, minimum, acc).
  * Weights are unpacked in registers for up to eight tokens; one to four tokens take four panels at a time, for the sake of
  * memory. dpbusd adds unsigned times signed products in 32 bits, so Q8_0 is read as w + 128 and 128 · sum is subtracted;
  * with maddubs the limits of 16 bits hold, and Q8_0 is |w| · (q with the sign of w).
@@ -149,7 +149,7 @@ KERNELS_INLINE __m512 dots_finish(enum dtype dtype, const struct dots *dots, con
     for (int side = 0; side < n_sides; side++) {
         int32_t sum = n_sides == 2 ? sums[side] : sums[0] + sums[1];
         __m512i dot = offset ? _mm512_sub_epi32(wide[side], _mm512_set1_epi32(offset * sum)) : wide[side];
-        acc = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(q_scale)), scales->scale[side], acc);
+        acc = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dot), scales->scale[side]), _mm512_set1_ps(q_scale), acc);
         if (panel_has_minima(dtype))
             acc = _mm512_fnmadd_ps(_mm512_set1_ps(q_scale * (float)sum), scales->minimum, acc);
     }

@@ -1,16 +1,15 @@
 /*
- * Products with block weights (Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K) and int8 activations for AVX2, FMA and F16C.
+ * Products with block weights (Q4_0, Q4_1, Q4_K, Q5_K, Q6_K) and int8 activations for AVX2, FMA and F16C; those with
+ * Q8_0 are in matmul_q8_0_avx2.c.
  *
  * Every output goes through its groups in order: the dot product of a group is exact in integers, then
- * acc = fma(float(dot) · activation scale, weight scale, acc), and for formats with minima acc = fnma(minimum, scaled sum
+ * acc = fma(float(dot) · weight scale, activation scale, acc), and for formats with minima acc = fnma(minimum, scaled sum
  * of activations, acc). So its bits are the same in both ways below and in every set that keeps this order.
  * Few tokens: nibbles are unpacked in registers as the weights stream from memory. Many tokens: blocks of columns are
  * unpacked once into scratch (L1) and serve all tokens, four at a time.
  *
  * maddubs multiplies unsigned by signed bytes and adds neighbours into 16 bits. Values below 16 leave room to add all 8
- * quads of a group there (15 · 127 · 16 = 30480); values below 32 four quads; values below 64 two. Q8_0 has no room and
- * no unsigned values: |q| · (w, or ~w where q < 0), to which |q| is added there. vpsignb, which would do the same, takes the
- * multipliers' ports on many CPUs.
+ * quads of a group there (15 · 127 · 16 = 30480); values below 32 four quads; values below 64 two.
  */
 #include <stdbool.h>
 
@@ -87,7 +86,7 @@ KERNELS_INLINE __m256i upper_bits_join(const uint8_t *three)
     return _mm256_srli_epi16(bits, 2);
 }
 
-/* Quads j and j + 4 (0 ≤ j < 4) of rows 8h to 8h + 7, unpacked to bytes. Not for Q8_0. */
+/* Quads j and j + 4 (0 ≤ j < 4) of rows 8h to 8h + 7, unpacked to bytes. */
 KERNELS_INLINE void quads_load(enum dtype dtype, const uint8_t *weights, int j, int h, __m256i *ret_low, __m256i *ret_high)
 {
     if (dtype == DTYPE_Q6_K) {
@@ -122,12 +121,6 @@ KERNELS_INLINE int n_sides(enum dtype dtype)
     return dtype == DTYPE_Q6_K ? 2 : 1;
 }
 
-/* Four signed products a lane, added up; without |q| where q < 0. */
-KERNELS_INLINE __m256i split_products(__m256i w, __m256i q_size, __m256i q_mask)
-{
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(q_size, _mm256_xor_si256(w, q_mask)), _mm256_set1_epi16(1));
-}
-
 /* Eight products a lane of two quads of values below 64, added up. */
 KERNELS_INLINE __m256i pair_products(__m256i w0, __m256i q0, __m256i w1, __m256i q1)
 {
@@ -141,31 +134,8 @@ KERNELS_INLINE __m256i q_load(const int8_t *q)
 
 /*
  * The dot products of a group with n tokens, in 32 bits: ret[t][h], or ret[side][t][h] where packed weights give both sides at
- * once. Q8_0 has no room in 16 bits, Q6_K room for a pair of quads, the others for a half group at least.
+ * once. From q on. Q6_K has room for a pair of quads in 16 bits, the others for a half group at least.
  */
-
-/* Q8_0: from group `at` of the activations on, counted over all tokens; the next token's is n_groups further. */
-KERNELS_INLINE void split_dots(int n, const uint8_t *weights, const struct kernels_acts *acts, size_t at, size_t n_groups,
-                               __m256i ret[TILE][2])
-{
-    for (int i = 0; i < n * 2; i++)
-        ret[i / 2][i % 2] = _mm256_set1_epi32(acts->negatives[at + (size_t)(i / 2) * n_groups]);
-    KERNELS_UNROLL
-    for (int quad = 0; quad < 8; quad++) {
-        __m256i w[2] = {_mm256_load_si256((const __m256i *)(weights + quad * 64)),
-                        _mm256_load_si256((const __m256i *)(weights + quad * 64 + 32))};
-        KERNELS_UNROLL
-        for (int t = 0; t < n; t++) {
-            const int8_t *split = (const int8_t *)acts->split + (at + (size_t)t * n_groups) * GROUP * 2 + quad * 8;
-            __m256i size = q_load(split), mask = q_load(split + 4);
-            KERNELS_UNROLL
-            for (int h = 0; h < 2; h++)
-                ret[t][h] = _mm256_add_epi32(ret[t][h], split_products(w[h], size, mask));
-        }
-    }
-}
-
-/* The others: from q on. */
 KERNELS_INLINE void few_dots_pairs(int n, const uint8_t *weights, const int8_t *q, size_t n_cols, __m256i ret[2][TILE][2])
 {
     for (int i = 0; i < n * 4; i++)
@@ -216,9 +186,9 @@ KERNELS_INLINE void few_dots(enum dtype dtype, int n, const uint8_t *weights, co
     }
 }
 
-KERNELS_INLINE __m256 scaled_add(__m256 acc, __m256i dot, __m256 q_scale, __m256 scale)
+KERNELS_INLINE __m256 scaled_add(__m256 acc, __m256i dot, __m256 scale, __m256 q_scale)
 {
-    return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dot), q_scale), scale, acc);
+    return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dot), scale), q_scale, acc);
 }
 
 /* acc[h] += a side's dot products with its scale, offset and minimum. sums: of the activations, per half group. */
@@ -232,7 +202,7 @@ KERNELS_INLINE void side_finish(enum dtype dtype, int side, const __m256i dots[2
         __m256i dot = dots[h];
         if (offset)
             dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(offset * sum));
-        acc[h] = scaled_add(acc[h], dot, qs, scales->scale[side][h]);
+        acc[h] = scaled_add(acc[h], dot, scales->scale[side][h], qs);
         if (panel_has_minima(dtype))
             acc[h] = _mm256_fnmadd_ps(_mm256_set1_ps(q_scale * (float)sum), scales->minimum[h], acc[h]);
     }
@@ -256,9 +226,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
             const uint8_t *weights = panel + panel_weights_at(dtype, (int)g);
             ahead_prefetch(&ahead, !panel_is_super(dtype)); /* measured */
             __m256i dots[2][TILE][2];
-            if (dtype == DTYPE_Q8_0)
-                split_dots(n, weights, acts, first * n_groups + g, n_groups, dots[0]);
-            else if (dtype == DTYPE_Q6_K)
+            if (dtype == DTYPE_Q6_K)
                 few_dots_pairs(n, weights, q, n_cols, dots);
             else
                 few_dots(dtype, n, weights, q, n_cols, dots[0]);
@@ -280,7 +248,7 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
     }
 }
 
-/* Groups [begin, begin + n) of a panel into scratch. Q8_0's weights are left where they are. */
+/* Groups [begin, begin + n) of a panel into scratch. */
 KERNELS_INLINE void unpack(enum dtype dtype, const uint8_t *panel, size_t begin, size_t n, struct scratch_block *scratch)
 {
     for (size_t i = 0; i < n; i++) {
@@ -294,8 +262,6 @@ KERNELS_INLINE void unpack(enum dtype dtype, const uint8_t *panel, size_t begin,
             if (panel_has_minima(dtype))
                 _mm256_store_ps(&scratch->minima[i][8 * h], scales.minimum[h]);
         }
-        if (dtype == DTYPE_Q8_0)
-            continue;
         for (int j = 0; j < 4; j++) {
             for (int h = 0; h < 2; h++) {
                 __m256i low, high;
@@ -351,7 +317,7 @@ KERNELS_INLINE void tile_dots_pairs(int n, const uint8_t *weights, int side, con
 }
 
 /* acc[n][16] += groups [begin, begin + n_block) of an unpacked panel times n tokens from `token` on. */
-KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t begin, size_t n_block, const struct scratch_block *scratch,
+KERNELS_INLINE void tile(enum dtype dtype, int n, size_t begin, size_t n_block, const struct scratch_block *scratch,
                          const struct kernels_acts *acts, size_t token, float *acc, struct ahead ahead)
 {
     size_t n_cols = (size_t)acts->n_cols, n_groups = n_cols / GROUP;
@@ -361,7 +327,7 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
         total[t][1] = _mm256_load_ps(acc + t * ROWS + 8);
     }
     for (size_t i = 0; i < n_block; i++) {
-        const uint8_t *weights = dtype == DTYPE_Q8_0 ? panel + panel_weights_at(dtype, (int)(begin + i)) : &scratch->quads[i][0][0];
+        const uint8_t *weights = &scratch->quads[i][0][0];
         const int8_t *q = acts->q + token * n_cols + (begin + i) * GROUP;
         ahead_prefetch(&ahead, true);
         struct group_scales scales;
@@ -375,9 +341,7 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, size_t b
         KERNELS_UNROLL
         for (int side = 0; side < n_sides(dtype); side++) {
             __m256i dots[TILE][2];
-            if (dtype == DTYPE_Q8_0)
-                split_dots(n, weights, acts, token * n_groups + begin + i, n_groups, dots);
-            else if (dtype == DTYPE_Q6_K)
+            if (dtype == DTYPE_Q6_K)
                 tile_dots_pairs(n, weights, side, q, n_cols, dots);
             else
                 tile_dots(dtype, n, weights, q, n_cols, dots);
@@ -420,11 +384,11 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
                                   has_next ? group_bytes * (size_t)at_once / (size_t)n : 0};
             size_t first = token + (size_t)t;
             if (at_once == tile_tokens(dtype))
-                tile(dtype, tile_tokens(dtype), panel, begin, end - begin, scratch, acts, first, scratch->acc[t], ahead);
+                tile(dtype, tile_tokens(dtype), begin, end - begin, scratch, acts, first, scratch->acc[t], ahead);
             else if (at_once == 2)
-                tile(dtype, 2, panel, begin, end - begin, scratch, acts, first, scratch->acc[t], ahead);
+                tile(dtype, 2, begin, end - begin, scratch, acts, first, scratch->acc[t], ahead);
             else
-                tile(dtype, 1, panel, begin, end - begin, scratch, acts, first, scratch->acc[t], ahead);
+                tile(dtype, 1, begin, end - begin, scratch, acts, first, scratch->acc[t], ahead);
         }
     }
     for (int t = 0; t < n; t++)
@@ -443,12 +407,12 @@ KERNELS_INLINE int few_tokens_repeated(enum dtype dtype)
 }
 
 /*
- * Up to how many tokens four panels at a time are faster than one that calls for the next: four streams of addresses keep
- * as many lines under way, and where nothing else is to be done calls only take time. Measured.
+ * Whether one token is faster with four panels at a time than with one that calls for the next: four streams of addresses
+ * keep as many lines under way, and where nothing else is to be done calls only take time. Measured.
  */
-KERNELS_INLINE int four_panels_tokens(enum dtype dtype)
+KERNELS_INLINE bool is_four_panels_faster(enum dtype dtype)
 {
-    return dtype == DTYPE_Q8_0 ? 3 : dtype == DTYPE_Q5_K || dtype == DTYPE_Q6_K ? 0 : 1;
+    return dtype != DTYPE_Q5_K && dtype != DTYPE_Q6_K;
 }
 
 /* One panel for all tokens, a few at a time. Each pass calls for its share of the next panel. */
@@ -479,16 +443,9 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
     size_t out_cols = (size_t)out_stride;
     const struct ahead nothing = {NULL, 0};
     int p = panel_begin;
-    if (n_tokens <= four_panels_tokens(dtype)) {
-        for (; p + 4 <= panel_end; p += 4) {
-            if (n_tokens == 1)
-                few(dtype, 4, 1, matrix, p, acts, 0, out, out_cols, nothing);
-            else if (four_panels_tokens(dtype) > 1 && n_tokens == 2)
-                few(dtype, 4, 2, matrix, p, acts, 0, out, out_cols, nothing);
-            else if (four_panels_tokens(dtype) > 1)
-                few(dtype, 4, 3, matrix, p, acts, 0, out, out_cols, nothing);
-        }
-    }
+    if (n_tokens == 1 && is_four_panels_faster(dtype))
+        for (; p + 4 <= panel_end; p += 4)
+            few(dtype, 4, 1, matrix, p, acts, 0, out, out_cols, nothing);
     if (n_tokens <= few_tokens_repeated(dtype)) {
         for (; p < panel_end; p++)
             few_repeat(dtype, matrix, p, acts, n_tokens, out, out_cols);
@@ -508,7 +465,6 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
         matmul(dtype, matrix, acts, n_tokens, out, out_stride, panel_begin, panel_end, scratch);                                       \
     }
 
-MATMUL_DEFINE(matmul_q8_0_avx2, DTYPE_Q8_0)
 MATMUL_DEFINE(matmul_q4_0_avx2, DTYPE_Q4_0)
 MATMUL_DEFINE(matmul_q4_1_avx2, DTYPE_Q4_1)
 MATMUL_DEFINE(matmul_q4_k_avx2, DTYPE_Q4_K)
@@ -517,7 +473,6 @@ MATMUL_DEFINE(matmul_q6_k_avx2, DTYPE_Q6_K)
 
 void kernels_x86_fill_matmul_block_avx2(struct kernels_ops *ops)
 {
-    ops->matmul[DTYPE_Q8_0] = matmul_q8_0_avx2;
     ops->matmul[DTYPE_Q4_0] = matmul_q4_0_avx2;
     ops->matmul[DTYPE_Q4_1] = matmul_q4_1_avx2;
     ops->matmul[DTYPE_Q4_K] = matmul_q4_k_avx2;

@@ -196,7 +196,7 @@ KERNELS_INLINE void halves_sum(__m256i bytes, int32_t ret[2])
 }
 
 /* One group of 32; the rules for tiny, infinite and missing values are those of the plain C version. */
-KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, float *scale, int32_t sums[2], int32_t *negatives)
+KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, float *scale, int32_t sums[2], int32_t *start)
 {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256 values[4];
@@ -213,7 +213,8 @@ KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, fl
         memset(q, 0, KERNELS_GROUP);
         memset(split, 0, 2 * KERNELS_GROUP);
         *scale = isfinite(greatest) ? 0 : NAN;
-        sums[0] = sums[1] = *negatives = 0;
+        sums[0] = sums[1] = 0;
+        *start = KERNELS_ACTS_START;
         return;
     }
     __m256 inverse = _mm256_set1_ps(127.0f / greatest);
@@ -228,9 +229,9 @@ KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, fl
     _mm256_storeu_si256((__m256i *)split, _mm256_permute2x128_si256(outer, inner, 0x20));
     _mm256_storeu_si256((__m256i *)split + 1, _mm256_permute2x128_si256(outer, inner, 0x31));
     halves_sum(bytes, sums);
-    int32_t of_negatives[2];
-    halves_sum(_mm256_and_si256(bytes, masks), of_negatives);
-    *negatives = -(of_negatives[0] + of_negatives[1]);
+    int32_t negatives[2];
+    halves_sum(_mm256_and_si256(bytes, masks), negatives);
+    *start = KERNELS_ACTS_START - (negatives[0] + negatives[1]);
     *scale = greatest / 127.0f;
 }
 
@@ -242,7 +243,7 @@ static void acts_quantize_avx2(struct kernels_acts *acts, int token_begin, int t
         for (size_t g = 0; g < n_groups; g++) {
             size_t at = (size_t)t * n_groups + g;
             group_quantize(x + g * KERNELS_GROUP, acts->q + at * KERNELS_GROUP, acts->split + at * KERNELS_GROUP * 2, &acts->scales[at],
-                           &acts->sums[2 * at], &acts->negatives[at]);
+                           &acts->sums[2 * at], &acts->starts[at]);
         }
     }
 }
