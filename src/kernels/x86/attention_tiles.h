@@ -77,7 +77,7 @@ KERNELS_INLINE void tile_prefetch(const struct tile *tile, int first, int n, siz
 {
     for (int i = first; i < first + n && i < tile->n; i++)
         for (size_t at = begin; at < end; at += 64)
-            _mm_prefetch((const char *)tile->rows[i] + at, _MM_HINT_T0);
+            _mm_prefetch((const char *)tile->rows[i] + at, _MM_HINT_T1);
 }
 
 /* What scores, or weights, of the tile's tokens are multiplied by; 0 past the end. */

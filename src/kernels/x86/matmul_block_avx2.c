@@ -208,43 +208,38 @@ KERNELS_INLINE void side_finish(enum dtype dtype, int side, const __m256i dots[2
     }
 }
 
-/*
- * n_panels neighbouring panels for n tokens (constants where this is inlined) from `token` on, straight from the packed
- * weights.
- */
-KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kernels_matrix *matrix, int first_panel,
-                        const struct kernels_acts *acts, int token, float *out, size_t out_stride, struct ahead ahead)
+/* One panel for n tokens (a constant where this is inlined) from `token` on, straight from the packed weights. */
+KERNELS_INLINE void few(enum dtype dtype, int n, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts, int token,
+                        float *out, size_t out_stride, struct ahead ahead, bool into_l1)
 {
     size_t n_cols = (size_t)matrix->n_cols, n_groups = n_cols / GROUP, first = (size_t)token;
-    __m256 acc[4 * TILE][2];
-    for (int i = 0; i < n_panels * n; i++)
-        acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+    const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes;
+    __m256 acc[TILE][2];
+    for (int t = 0; t < n; t++)
+        acc[t][0] = acc[t][1] = _mm256_setzero_ps();
     for (size_t g = 0; g < n_groups; g++) {
         const int8_t *q = acts->q + first * n_cols + g * GROUP;
-        for (int p = 0; p < n_panels; p++) {
-            const uint8_t *panel = matrix->data + (size_t)(first_panel + p) * matrix->panel_bytes;
-            const uint8_t *weights = panel + panel_weights_at(dtype, (int)g);
-            ahead_prefetch(&ahead, !panel_is_super(dtype)); /* measured */
-            __m256i dots[2][TILE][2];
-            if (dtype == DTYPE_Q6_K)
-                few_dots_pairs(n, weights, q, n_cols, dots);
-            else
-                few_dots(dtype, n, weights, q, n_cols, dots[0]);
-            struct group_scales scales;
-            scales_load(dtype, panel + panel_head_at(dtype, (int)g), (int)g, &scales);
-            for (int t = 0; t < n; t++) {
-                size_t at = (first + (size_t)t) * n_groups + g;
-                for (int side = 0; side < n_sides(dtype); side++)
-                    side_finish(dtype, side, dots[side][t], &scales, acts->scales[at], acts->sums + 2 * at, acc[t * n_panels + p]);
-            }
+        const uint8_t *weights = panel + panel_weights_at(dtype, (int)g);
+        ahead_prefetch(&ahead, into_l1);
+        __m256i dots[2][TILE][2];
+        if (dtype == DTYPE_Q6_K)
+            few_dots_pairs(n, weights, q, n_cols, dots);
+        else
+            few_dots(dtype, n, weights, q, n_cols, dots[0]);
+        struct group_scales scales;
+        scales_load(dtype, panel + panel_head_at(dtype, (int)g), (int)g, &scales);
+        for (int t = 0; t < n; t++) {
+            size_t at = (first + (size_t)t) * n_groups + g;
+            for (int side = 0; side < n_sides(dtype); side++)
+                side_finish(dtype, side, dots[side][t], &scales, acts->scales[at], acts->sums + 2 * at, acc[t]);
         }
     }
     KERNELS_UNROLL
-    for (int i = 0; i < n_panels * n; i++) {
+    for (int t = 0; t < n; t++) {
         float sums[ROWS];
-        _mm256_storeu_ps(sums, acc[i][0]);
-        _mm256_storeu_ps(sums + 8, acc[i][1]);
-        panel_out_write(matrix, first_panel + i % n_panels, sums, out + (first + (size_t)(i / n_panels)) * out_stride);
+        _mm256_storeu_ps(sums, acc[t][0]);
+        _mm256_storeu_ps(sums + 8, acc[t][1]);
+        panel_out_write(matrix, p, sums, out + (first + (size_t)t) * out_stride);
     }
 }
 
@@ -329,7 +324,7 @@ KERNELS_INLINE void tile(enum dtype dtype, int n, size_t begin, size_t n_block, 
     for (size_t i = 0; i < n_block; i++) {
         const uint8_t *weights = &scratch->quads[i][0][0];
         const int8_t *q = acts->q + token * n_cols + (begin + i) * GROUP;
-        ahead_prefetch(&ahead, true);
+        ahead_prefetch(&ahead, dtype != DTYPE_Q6_K);
         struct group_scales scales;
         for (int h = 0; h < 2; h++) {
             scales.scale[0][h] = _mm256_load_ps(&scratch->scales[i][0][8 * h]);
@@ -406,34 +401,26 @@ KERNELS_INLINE int few_tokens_repeated(enum dtype dtype)
     return dtype == DTYPE_Q4_0 || dtype == DTYPE_Q4_1 || dtype == DTYPE_Q4_K ? 3 * TILE : TILE;
 }
 
-/*
- * Whether one token is faster with four panels at a time than with one that calls for the next: four streams of addresses
- * keep as many lines under way, and where nothing else is to be done calls only take time. Measured.
- */
-KERNELS_INLINE bool is_four_panels_faster(enum dtype dtype)
-{
-    return dtype != DTYPE_Q5_K && dtype != DTYPE_Q6_K;
-}
-
 /* One panel for all tokens, a few at a time. Each pass calls for its share of the next panel. */
 KERNELS_INLINE void few_repeat(enum dtype dtype, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts, int n_tokens,
                                float *out, size_t out_stride)
 {
     const uint8_t *next = matrix->data + (size_t)(p + 1) * matrix->panel_bytes;
     size_t group_bytes = matrix->panel_bytes / ((size_t)matrix->n_cols / GROUP);
+    bool into_l1 = !panel_is_super(dtype) && n_tokens > TILE;
     for (int t = 0, n; t < n_tokens; t += n) {
         int left = n_tokens - t, n_passes = (left + few_tokens(dtype) - 1) / few_tokens(dtype);
         n = (left + n_passes - 1) / n_passes; /* passes of even sizes */
         struct ahead ahead = {next + matrix->panel_bytes * (size_t)t / (size_t)n_tokens,
                               p + 1 < matrix->n_panels ? group_bytes * (size_t)n / (size_t)n_tokens : 0};
         if (n == 1)
-            few(dtype, 1, 1, matrix, p, acts, t, out, out_stride, ahead);
+            few(dtype, 1, matrix, p, acts, t, out, out_stride, ahead, into_l1);
         else if (n == 2)
-            few(dtype, 1, 2, matrix, p, acts, t, out, out_stride, ahead);
+            few(dtype, 2, matrix, p, acts, t, out, out_stride, ahead, into_l1);
         else if (few_tokens(dtype) > 2 && n == 3)
-            few(dtype, 1, 3, matrix, p, acts, t, out, out_stride, ahead);
+            few(dtype, 3, matrix, p, acts, t, out, out_stride, ahead, into_l1);
         else if (few_tokens(dtype) > 2)
-            few(dtype, 1, 4, matrix, p, acts, t, out, out_stride, ahead);
+            few(dtype, 4, matrix, p, acts, t, out, out_stride, ahead, into_l1);
     }
 }
 
@@ -441,19 +428,14 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
                            int out_stride, int panel_begin, int panel_end, void *scratch)
 {
     size_t out_cols = (size_t)out_stride;
-    const struct ahead nothing = {NULL, 0};
-    int p = panel_begin;
-    if (n_tokens == 1 && is_four_panels_faster(dtype))
-        for (; p + 4 <= panel_end; p += 4)
-            few(dtype, 4, 1, matrix, p, acts, 0, out, out_cols, nothing);
     if (n_tokens <= few_tokens_repeated(dtype)) {
-        for (; p < panel_end; p++)
+        for (int p = panel_begin; p < panel_end; p++)
             few_repeat(dtype, matrix, p, acts, n_tokens, out, out_cols);
         return;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
         int n = n_tokens - t < CHUNK ? n_tokens - t : CHUNK;
-        for (p = panel_begin; p < panel_end; p++)
+        for (int p = panel_begin; p < panel_end; p++)
             many(dtype, matrix, p, acts, (size_t)t, n, out, out_cols, scratch);
     }
 }

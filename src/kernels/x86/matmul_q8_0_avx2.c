@@ -7,8 +7,9 @@
  * bits fill 16 bits, so each pair goes to 32 bits at once. The sums begin where they are the bits of floats (matrix.h), so
  * that nothing has to be converted.
  *
- * Few tokens: four panels at a time, for the sake of memory. More tokens: two panels for one token after the other, so
- * that all sums stay in registers, a block of columns at a time, so that the panels' weights stay in L1.
+ * One token: four panels at a time, whose streams of addresses keep memory busy. Two: a panel at a time. More: two panels
+ * for one token after the other, so that all sums stay in registers, a block of columns at a time, so that the panels'
+ * weights stay in L1.
  */
 #include <stdbool.h>
 
@@ -21,7 +22,7 @@
 enum {
     ROWS = KERNELS_PANEL_ROWS,
     GROUP = KERNELS_GROUP,
-    FEW_TOKENS = 3,    /* most of them; measured */
+    FEW_TOKENS = 2,    /* measured */
     BLOCK_GROUPS = 16, /* of two panels they take half of L1 */
     CHUNK = 256
 };
@@ -82,18 +83,21 @@ KERNELS_INLINE __m256 scaled_add(__m256 acc, __m256i dot, __m256 scale, __m256 z
     return _mm256_fmadd_ps(_mm256_fmadd_ps(_mm256_castsi256_ps(dot), scale, zero), _mm256_set1_ps(q_scale), acc);
 }
 
-/* n_panels neighbouring panels for n tokens: constants where this is inlined. */
-KERNELS_INLINE void few(int n_panels, int n, const struct kernels_matrix *matrix, int first_panel, const struct kernels_acts *acts, float *out,
-                        size_t out_stride)
+/* n_panels neighbouring panels for n tokens: constants where this is inlined, as is whether they call for the next one. */
+KERNELS_INLINE void few(int n_panels, int n, bool calls_ahead, const struct kernels_matrix *matrix, int first_panel,
+                        const struct kernels_acts *acts, float *out, size_t out_stride)
 {
     size_t n_groups = (size_t)matrix->n_cols / GROUP;
-    __m256 acc[4 * FEW_TOKENS][2];
+    struct ahead ahead = {matrix->data + (size_t)(first_panel + n_panels) * matrix->panel_bytes,
+                          calls_ahead && first_panel + n_panels < matrix->n_panels ? matrix->panel_bytes / n_groups : 0};
+    __m256 acc[4][2];
     for (int i = 0; i < n_panels * n; i++)
         acc[i][0] = acc[i][1] = _mm256_setzero_ps();
     for (size_t g = 0; g < n_groups; g++) {
         for (int p = 0; p < n_panels; p++) {
             const uint8_t *panel = matrix->data + (size_t)(first_panel + p) * matrix->panel_bytes;
             __m256i dots[FEW_TOKENS][2];
+            ahead_prefetch(&ahead, false);
             const uint8_t *weights = panel + panel_weights_at(DTYPE_Q8_0, (int)g);
             group_dots(1, n, &weights, acts, g, dots);
             __m256 scales[2] = {scales_load(panel, g, 0), scales_load(panel, g, 1)}, zeros[2] = {zero_of(scales[0]), zero_of(scales[1])};
@@ -124,7 +128,7 @@ KERNELS_INLINE void token_add(int n_panels, const uint8_t *panel, size_t panel_b
         const uint8_t *weights = panel + panel_weights_at(DTYPE_Q8_0, (int)g), *both[2] = {weights, weights + panel_bytes};
         __m256i dots[2][2];
         for (int p = 0; p < n_panels; p++)
-            ahead_prefetch(&ahead[p], true);
+            ahead_prefetch(&ahead[p], false);
         group_dots(n_panels, 1, both, acts, first + g, dots);
         for (int i = 0; i < n_panels * 2; i++) {
             __m256 scale = _mm256_load_ps(&scratch->scales[g - begin][i / 2][8 * (i % 2)]);
@@ -169,27 +173,21 @@ KERNELS_INLINE void many(int n_panels, const struct kernels_matrix *matrix, int 
                         out + (token + (size_t)(i / n_panels)) * out_stride);
 }
 
-KERNELS_INLINE void few_panels(int n_panels, int n_tokens, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts,
-                               float *out, size_t out_stride)
-{
-    if (n_tokens == 1)
-        few(n_panels, 1, matrix, p, acts, out, out_stride);
-    else if (n_tokens == 2)
-        few(n_panels, 2, matrix, p, acts, out, out_stride);
-    else
-        few(n_panels, FEW_TOKENS, matrix, p, acts, out, out_stride);
-}
-
 static void matmul_q8_0_avx2(const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out, int out_stride,
                              int panel_begin, int panel_end, void *scratch)
 {
     size_t out_cols = (size_t)out_stride;
     int p = panel_begin;
-    if (n_tokens <= FEW_TOKENS) {
+    if (n_tokens == 1) {
         for (; p + 4 <= panel_end; p += 4)
-            few_panels(4, n_tokens, matrix, p, acts, out, out_cols);
+            few(4, 1, false, matrix, p, acts, out, out_cols);
         for (; p < panel_end; p++)
-            few_panels(1, n_tokens, matrix, p, acts, out, out_cols);
+            few(1, 1, true, matrix, p, acts, out, out_cols);
+        return;
+    }
+    if (n_tokens == FEW_TOKENS) {
+        for (; p < panel_end; p++)
+            few(1, FEW_TOKENS, true, matrix, p, acts, out, out_cols);
         return;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
