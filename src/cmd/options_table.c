@@ -50,7 +50,7 @@ const struct options_section options_section_server = {"Server", server_entries,
 static const struct options_entry scheduler_entries[] = {
     {"max-num-seqs", NULL, OPTIONS_INT, AT(max_num_seqs), "256", "N", 1, 1024, "Most sequences that run at once"},
     {"max-num-batched-tokens", NULL, OPTIONS_INT, AT(max_num_batched_tokens), "0", "N", 0, 65536, "Token budget of a step; 0: 512, or --max-num-seqs if that is more"},
-    {"max-num-mixed-tokens", NULL, OPTIONS_INT, AT(max_num_mixed_tokens), "-1", "N", -1, 65536, "Prompt tokens in a step that others decode in, who wait for them; 0: the whole budget, -1: two for each of these, 16 to 32"},
+    {"max-num-mixed-tokens", NULL, OPTIONS_INT, AT(max_num_mixed_tokens), "-1", "N", -1, 65536, "Prompt tokens in a step that others decode in, who wait for them; 0: the whole budget, -1: two for each of these, 16 to 32, but the budget if most wait for their prompts"},
     {"max-num-queued-reqs", NULL, OPTIONS_INT, AT(max_num_queued_reqs), "0", "N", 0, 1 << 30, "Most requests that wait or run; more get 503. 0: no limit"},
     {"block-size", NULL, OPTIONS_INT, AT(block_size), "16", "N", 1, 1024, "Tokens in a KV block"},
     {"gpu-memory-utilization", "--device-memory-utilization", OPTIONS_DOUBLE, AT(gpu_memory_utilization), "0.9", "SHARE", 0.01, 1, "Share of a node's memory that weights and KV cache may fill"},

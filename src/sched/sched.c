@@ -342,12 +342,28 @@ static int most_entries_of(const struct sched *sched, int n_open) {
     return of_all < of_ready ? of_all : of_ready;
 }
 
-/* Most prompt tokens beside n_decoding sequences. By default twice as many, so that a step lasts some three times one without newcomers. */
+/* Whether more sequences wait for their prompts than for the tokens that follow. */
+static bool newcomers_prevail(const struct sched *sched) {
+    int n_newcomers = sched->waiting.n < sched->n_free_slots ? sched->waiting.n : sched->n_free_slots, n_others = 0;
+    for (const struct sched_seq *seq = sched->running.first; seq != NULL; seq = seq->next) {
+        bool in_prompt = seq->n_awaited == 0 && seq->n_tokens - seq->n_scheduled > 1;
+        n_newcomers += in_prompt;
+        n_others += !in_prompt;
+    }
+    return n_newcomers > n_others;
+}
+
+/*
+ * Most prompt tokens beside n_decoding sequences. By default twice as many, so that a step lasts some three times one without newcomers;
+ * but a step makes all wait, and where newcomers prevail it is made for them.
+ */
 static int mixed_tokens_of(const struct sched *sched, int n_decoding) {
     if (sched->opts.max_mixed_tokens == 0 || n_decoding == 0)
         return sched->opts.max_step_tokens;
     if (sched->opts.max_mixed_tokens != SCHED_MIXED_AUTO)
         return sched->opts.max_mixed_tokens;
+    if (newcomers_prevail(sched))
+        return sched->opts.max_step_tokens;
     int twice = 2 * n_decoding;
     return twice < SCHED_MIXED_LEAST ? SCHED_MIXED_LEAST : twice > SCHED_MIXED_MOST ? SCHED_MIXED_MOST : twice;
 }

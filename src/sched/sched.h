@@ -38,7 +38,8 @@ struct sched_opts {
     int max_seqs;        /* slots: most RUNNING sequences */
     int max_step_tokens; /* token budget of a step */
     int max_mixed_tokens; /* prompt tokens in a step that others decode in, who wait for them; 0: as many as the budget has;
-                             SCHED_MIXED_AUTO: two for each of the others, at least SCHED_MIXED_LEAST and at most SCHED_MIXED_MOST */
+                             SCHED_MIXED_AUTO: two for each of the others, at least SCHED_MIXED_LEAST and at most SCHED_MIXED_MOST, but the whole
+                             budget while more sequences wait for their prompts than for the tokens that follow */
     int max_model_len;   /* most tokens of a sequence */
     int block_size;      /* tokens in a KV block */
     int n_blocks;

@@ -60,8 +60,8 @@ static void test_prompt_goes_in_chunks_behind_decode(void **state) {
     sched_destroy(sched);
 }
 
-/* Prompt tokens of the step after n_decoding sequences have their first token and a prompt of 60 tokens has come. */
-static int mixed_with(int n_decoding) {
+/* Prompt tokens of the step after n_decoding sequences have their first token and prompts of 60 tokens have come. */
+static int mixed_with(int n_decoding, int n_newcomers) {
     struct sched_opts opts = {.max_seqs = 32,
                               .max_step_tokens = 200,
                               .max_mixed_tokens = SCHED_MIXED_AUTO,
@@ -81,20 +81,28 @@ static int mixed_with(int n_decoding) {
     assert_int_equal(plan.n_tokens, 4 * n_decoding); /* nobody waits for these */
     for (int i = 0; i < n_decoding; i++)
         sched_seq_append(sched, seqs[i], 1);
-    add(sched, 60, 62);
+    for (int i = 0; i < n_newcomers; i++)
+        add(sched, 60, 62);
     assert_true(sched_plan_next(sched, 1, &plan));
-    assert_int_equal(plan.n_entries, n_decoding + 1);
-    int n_mixed = plan.entries[n_decoding].n_tokens;
+    int n_mixed = plan.n_tokens - n_decoding;
     sched_destroy(sched);
     return n_mixed;
 }
 
 static void test_prompt_beside_few_goes_in_small_chunks(void **state) {
     (void)state;
-    assert_int_equal(mixed_with(1), 16);
-    assert_int_equal(mixed_with(8), 16);
-    assert_int_equal(mixed_with(11), 22);
-    assert_int_equal(mixed_with(20), 32);
+    assert_int_equal(mixed_with(1, 1), 16);
+    assert_int_equal(mixed_with(8, 1), 16);
+    assert_int_equal(mixed_with(11, 1), 22);
+    assert_int_equal(mixed_with(20, 12), 32);
+}
+
+static void test_step_is_made_for_newcomers_where_they_prevail(void **state) {
+    (void)state;
+    assert_int_equal(mixed_with(2, 3), 180);
+    assert_int_equal(mixed_with(3, 3), 16);
+    assert_int_equal(mixed_with(3, 8), 197); /* the budget is 200 */
+    assert_int_equal(mixed_with(17, 18), 32); /* there are slots for 15 of the 18 */
 }
 
 static void test_latest_gives_way_and_is_recomputed(void **state) {
@@ -349,6 +357,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prompt_goes_in_chunks_behind_decode),
         cmocka_unit_test(test_prompt_beside_few_goes_in_small_chunks),
+        cmocka_unit_test(test_step_is_made_for_newcomers_where_they_prevail),
         cmocka_unit_test(test_latest_gives_way_and_is_recomputed),
         cmocka_unit_test(test_stages_share_ready_sequences),
         cmocka_unit_test(test_what_can_never_fit_is_refused_with_numbers),
