@@ -2,9 +2,10 @@
  * Products with float weights (F32, F16, BF16, F8_E4M3) for AVX2, FMA and F16C.
  *
  * Every output is one chain of fused multiply-adds over the columns in order, so its bits are the same in both ways below.
- * Weights are converted in registers: next to six tokens' multiply-adds that is free. Few tokens: several panels at a
- * time, whose chains hide the latency of the multiply-add and whose streams of addresses keep more lines under way than
- * one. Many tokens: a block of columns stays in L1 for all of them, up to six at a time (12 sums, 2 weights, 1 activation).
+ * Weights are converted in registers: next to six tokens' multiply-adds that is free. One or two tokens: several panels
+ * at a time, whose chains hide the latency of the multiply-add and whose streams of addresses keep more lines under way
+ * than one. Up to five: one panel, which calls for the next. Many tokens: a block of columns stays in L1 for all of them, up
+ * to six at a time (12 sums, 2 weights, 1 activation).
  */
 #include <stdbool.h>
 
@@ -14,7 +15,7 @@
 #include "kernels/x86/intrin.h"
 #include "kernels/x86/x86.h"
 
-enum { ROWS = KERNELS_PANEL_ROWS, FEW = 2, TILE = 6 /* tokens */, CHUNK = 96 /* tokens whose sums stay in scratch */ };
+enum { ROWS = KERNELS_PANEL_ROWS, FEW = 5 /* tokens */, TILE = 6 /* tokens */, CHUNK = 96 /* tokens whose sums stay in scratch */ };
 enum { BLOCK = 256, STEP = 16 }; /* columns */
 
 struct scratch_float {
@@ -66,7 +67,16 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
     for (int t = 0; t < n; t++)
         for (int p = 0; p < n_panels; p++)
             acc[t][p][0] = acc[t][p][1] = _mm256_setzero_ps();
+    bool calls_ahead = n_panels == 1 && first_panel + 1 < matrix->n_panels;
+    struct ahead ahead = {panel + panel_bytes, calls_ahead ? STEP * panel_bytes / (size_t)matrix->n_cols : 0};
     int c = 0;
+    while (c + STEP <= matrix->n_cols) {
+        ahead_prefetch(&ahead, false);
+        for (int stop = c + STEP; c < stop; c += 2) {
+            column_add(dtype, n_panels, n, panel, panel_bytes, c, x, stride, acc);
+            column_add(dtype, n_panels, n, panel, panel_bytes, c + 1, x, stride, acc);
+        }
+    }
     for (; c + 2 <= matrix->n_cols; c += 2) {
         column_add(dtype, n_panels, n, panel, panel_bytes, c, x, stride, acc);
         column_add(dtype, n_panels, n, panel, panel_bytes, c + 1, x, stride, acc);
@@ -159,6 +169,9 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
         return
         FEW_CASE(1, 4);
         FEW_CASE(2, 2);
+        FEW_CASE(3, 1);
+        FEW_CASE(4, 1);
+        FEW_CASE(5, 1);
 #undef FEW_CASE
     default: break;
     }
