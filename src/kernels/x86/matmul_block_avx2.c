@@ -311,15 +311,15 @@ KERNELS_INLINE void tile_dots_pairs(int n, const uint8_t *weights, int side, con
     }
 }
 
-/* acc[n][16] += groups [begin, begin + n_block) of an unpacked panel times n tokens from `token` on. */
+/* acc[n][16] += groups [begin, begin + n_block) of an unpacked panel times n tokens from `token` on; begin 0: it is set. */
 KERNELS_INLINE void tile(enum dtype dtype, int n, size_t begin, size_t n_block, const struct scratch_block *scratch,
                          const struct kernels_acts *acts, size_t token, float *acc, struct ahead ahead)
 {
     size_t n_cols = (size_t)acts->n_cols, n_groups = n_cols / GROUP;
     __m256 total[TILE][2];
     for (int t = 0; t < n; t++) {
-        total[t][0] = _mm256_load_ps(acc + t * ROWS);
-        total[t][1] = _mm256_load_ps(acc + t * ROWS + 8);
+        total[t][0] = begin == 0 ? _mm256_setzero_ps() : _mm256_load_ps(acc + t * ROWS);
+        total[t][1] = begin == 0 ? _mm256_setzero_ps() : _mm256_load_ps(acc + t * ROWS + 8);
     }
     for (size_t i = 0; i < n_block; i++) {
         const uint8_t *weights = &scratch->quads[i][0][0];
@@ -368,7 +368,6 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
 {
     const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes;
     size_t n_groups = (size_t)matrix->n_cols / GROUP, group_bytes = matrix->panel_bytes / n_groups;
-    memset(scratch->acc, 0, (size_t)n * sizeof scratch->acc[0]);
     for (size_t begin = 0, end; begin < n_groups; begin = end) {
         end = begin + BLOCK_GROUPS < n_groups ? begin + BLOCK_GROUPS : n_groups;
         bool has_next = end < n_groups || p + 1 < matrix->n_panels;

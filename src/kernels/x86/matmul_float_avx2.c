@@ -24,8 +24,8 @@ struct scratch_float {
 
 _Static_assert(sizeof(struct scratch_float) <= KERNELS_SCRATCH_BYTES, "scratch");
 
-/* Column c, rows 8h to 8h + 7. */
-KERNELS_INLINE __m256 weights_load(enum dtype dtype, const uint8_t *panel, int c, int h)
+/* Column c, rows 8h to 8h + 7. is_odd: c is, for the compiler to know. */
+KERNELS_INLINE __m256 weights_load(enum dtype dtype, const uint8_t *panel, int c, bool is_odd, int h)
 {
     size_t col = (size_t)c;
     if (dtype == DTYPE_F32)
@@ -39,16 +39,16 @@ KERNELS_INLINE __m256 weights_load(enum dtype dtype, const uint8_t *panel, int c
         return _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_broadcast_ss((const float *)(panel + panel_f8_scale_at(c))));
     }
     __m256i pairs = _mm256_load_si256((const __m256i *)(panel + col / 2 * 64 + (size_t)h * 32));
-    return _mm256_castsi256_ps(c % 2 ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)) : _mm256_slli_epi32(pairs, 16));
+    return _mm256_castsi256_ps(is_odd ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)) : _mm256_slli_epi32(pairs, 16));
 }
 
 /* One column of n_panels panels times n tokens. acc[token][panel][h]. */
-KERNELS_INLINE void column_add(enum dtype dtype, int n_panels, int n, const uint8_t *panel, size_t panel_bytes, int c, const float *x,
-                               size_t stride, __m256 (*acc)[4][2])
+KERNELS_INLINE void column_add(enum dtype dtype, int n_panels, int n, const uint8_t *panel, size_t panel_bytes, int c, bool is_odd,
+                               const float *x, size_t stride, __m256 (*acc)[4][2])
 {
     for (int p = 0; p < n_panels; p++) {
-        __m256 w0 = weights_load(dtype, panel + (size_t)p * panel_bytes, c, 0);
-        __m256 w1 = weights_load(dtype, panel + (size_t)p * panel_bytes, c, 1);
+        __m256 w0 = weights_load(dtype, panel + (size_t)p * panel_bytes, c, is_odd, 0);
+        __m256 w1 = weights_load(dtype, panel + (size_t)p * panel_bytes, c, is_odd, 1);
         for (int t = 0; t < n; t++) {
             __m256 value = _mm256_broadcast_ss(x + (size_t)t * stride + c);
             acc[t][p][0] = _mm256_fmadd_ps(w0, value, acc[t][p][0]);
@@ -73,16 +73,16 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
     while (c + STEP <= matrix->n_cols) {
         ahead_prefetch(&ahead, false);
         for (int stop = c + STEP; c < stop; c += 2) {
-            column_add(dtype, n_panels, n, panel, panel_bytes, c, x, stride, acc);
-            column_add(dtype, n_panels, n, panel, panel_bytes, c + 1, x, stride, acc);
+            column_add(dtype, n_panels, n, panel, panel_bytes, c, false, x, stride, acc);
+            column_add(dtype, n_panels, n, panel, panel_bytes, c + 1, true, x, stride, acc);
         }
     }
     for (; c + 2 <= matrix->n_cols; c += 2) {
-        column_add(dtype, n_panels, n, panel, panel_bytes, c, x, stride, acc);
-        column_add(dtype, n_panels, n, panel, panel_bytes, c + 1, x, stride, acc);
+        column_add(dtype, n_panels, n, panel, panel_bytes, c, false, x, stride, acc);
+        column_add(dtype, n_panels, n, panel, panel_bytes, c + 1, true, x, stride, acc);
     }
     if (c < matrix->n_cols) /* an even column: its place in a pair is 0 */
-        column_add(dtype, n_panels, n, panel, panel_bytes, c, x, stride, acc);
+        column_add(dtype, n_panels, n, panel, panel_bytes, c, false, x, stride, acc);
     KERNELS_UNROLL
     for (int t = 0; t < n; t++) {
         KERNELS_UNROLL
@@ -95,25 +95,25 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
     }
 }
 
-/* acc[n][16] += columns [begin, end) of a panel times n tokens. begin is even. */
+/* acc[n][16] += columns [begin, end) of a panel times n tokens; begin 0: it is set. begin is even. */
 KERNELS_INLINE void tile(enum dtype dtype, int n, const uint8_t *panel, int begin, int end, const float *x, size_t stride, float *acc,
                          struct ahead ahead)
 {
     __m256 sums[TILE][4][2];
     for (int t = 0; t < n; t++) {
-        sums[t][0][0] = _mm256_load_ps(acc + t * ROWS);
-        sums[t][0][1] = _mm256_load_ps(acc + t * ROWS + 8);
+        sums[t][0][0] = begin == 0 ? _mm256_setzero_ps() : _mm256_load_ps(acc + t * ROWS);
+        sums[t][0][1] = begin == 0 ? _mm256_setzero_ps() : _mm256_load_ps(acc + t * ROWS + 8);
     }
     int c = begin;
     while (c + STEP <= end) {
         ahead_prefetch(&ahead, true);
         for (int stop = c + STEP; c < stop; c += 2) {
-            column_add(dtype, 1, n, panel, 0, c, x, stride, sums);
-            column_add(dtype, 1, n, panel, 0, c + 1, x, stride, sums);
+            column_add(dtype, 1, n, panel, 0, c, false, x, stride, sums);
+            column_add(dtype, 1, n, panel, 0, c + 1, true, x, stride, sums);
         }
     }
     for (; c < end; c++)
-        column_add(dtype, 1, n, panel, 0, c, x, stride, sums);
+        column_add(dtype, 1, n, panel, 0, c, c % 2 == 1, x, stride, sums);
     for (int t = 0; t < n; t++) {
         _mm256_store_ps(acc + t * ROWS, sums[t][0][0]);
         _mm256_store_ps(acc + t * ROWS + 8, sums[t][0][1]);
@@ -126,7 +126,6 @@ KERNELS_INLINE void many(enum dtype dtype, const struct kernels_matrix *matrix, 
 {
     const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes;
     size_t col_bytes = matrix->panel_bytes / (size_t)matrix->n_cols;
-    memset(scratch->acc, 0, (size_t)n_tokens * sizeof scratch->acc[0]);
     for (int begin = 0, end; begin < matrix->n_cols; begin = end) {
         end = begin + BLOCK < matrix->n_cols ? begin + BLOCK : matrix->n_cols;
         bool has_next = end < matrix->n_cols || p + 1 < matrix->n_panels;

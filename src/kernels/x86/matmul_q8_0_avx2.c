@@ -115,7 +115,7 @@ KERNELS_INLINE void few(int n_panels, int n, bool calls_ahead, const struct kern
     }
 }
 
-/* acc[n_panels][16] += groups [begin, end) of the panels times one token. ahead: of each panel. */
+/* acc[n_panels][16] += groups [begin, end) of the panels times one token; begin 0: it is set. ahead: of each panel. */
 KERNELS_INLINE void token_add(int n_panels, const uint8_t *panel, size_t panel_bytes, size_t begin, size_t end,
                               const struct scratch_block *scratch, const struct kernels_acts *acts, size_t token, float acc[][ROWS],
                               struct ahead ahead[2])
@@ -123,7 +123,7 @@ KERNELS_INLINE void token_add(int n_panels, const uint8_t *panel, size_t panel_b
     size_t first = token * ((size_t)acts->n_cols / GROUP);
     __m256 total[2][2];
     for (int i = 0; i < n_panels * 2; i++)
-        total[i / 2][i % 2] = _mm256_load_ps(&acc[i / 2][8 * (i % 2)]);
+        total[i / 2][i % 2] = begin == 0 ? _mm256_setzero_ps() : _mm256_load_ps(&acc[i / 2][8 * (i % 2)]);
     for (size_t g = begin; g < end; g++) {
         const uint8_t *weights = panel + panel_weights_at(DTYPE_Q8_0, (int)g), *both[2] = {weights, weights + panel_bytes};
         __m256i dots[2][2];
@@ -149,7 +149,6 @@ KERNELS_INLINE void many(int n_panels, const struct kernels_matrix *matrix, int 
 {
     const uint8_t *panel = matrix->data + (size_t)first_panel * matrix->panel_bytes;
     size_t n_groups = (size_t)matrix->n_cols / GROUP, group_bytes = matrix->panel_bytes / n_groups;
-    memset(scratch->acc, 0, (size_t)n * sizeof scratch->acc[0]);
     for (size_t begin = 0, end; begin < n_groups; begin = end) {
         end = begin + BLOCK_GROUPS < n_groups ? begin + BLOCK_GROUPS : n_groups;
         for (size_t g = begin; g < end; g++) {
