@@ -23,7 +23,7 @@ enum {
     ROWS = KERNELS_PANEL_ROWS,
     GROUP = KERNELS_GROUP,
     FEW_TOKENS = 2,    /* measured */
-    BLOCK_GROUPS = 16, /* of two panels they take half of L1 */
+    BLOCK_GROUPS = 8, /* those of two panels and the next ones together take half of L1 */
     CHUNK = 256
 };
 
@@ -128,7 +128,7 @@ KERNELS_INLINE void token_add(int n_panels, const uint8_t *panel, size_t panel_b
         const uint8_t *weights = panel + panel_weights_at(DTYPE_Q8_0, (int)g), *both[2] = {weights, weights + panel_bytes};
         __m256i dots[2][2];
         for (int p = 0; p < n_panels; p++)
-            ahead_prefetch(&ahead[p], false);
+            ahead_prefetch(&ahead[p], true);
         group_dots(n_panels, 1, both, acts, first + g, dots);
         for (int i = 0; i < n_panels * 2; i++) {
             __m256 scale = _mm256_load_ps(&scratch->scales[g - begin][i / 2][8 * (i % 2)]);
