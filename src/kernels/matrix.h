@@ -47,15 +47,16 @@ void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, flo
 /* Bytes of packed weights that one pass over the matrix reads. */
 size_t kernels_matrix_bytes(const struct kernels_matrix *matrix);
 
+/* Below 2^24 each integer is a float, and from 2^23 on one is the float's last bit: a sum that begins here needs no conversion. */
+enum { KERNELS_ACTS_ZERO = 0x900000 /* 2^23 + 2^20 */, KERNELS_ACTS_START = 0x4b100000 /* its bits as a float */ };
+
 /*
  * Activations of n_tokens, [n_tokens, n_cols]. `f32` is always set by the caller; the int8 form is filled by
  * kernels_acts_quantize for the block formats: q = round(x / scale), scale = max|x| / 127 per KERNELS_GROUP columns.
  * `split` and `starts` say the same as q, for instructions that multiply unsigned by signed bytes: w · q is |q| · w, and
  * where q < 0 it is |q| · ~w + |q|. A sum of those products that begins with the group's start is, as the bits of a float,
- * KERNELS_ACTS_ZERO + Σ w · q: below 2^24 each integer is a float, and from 2^23 on one is the float's last bit.
+ * KERNELS_ACTS_ZERO + Σ w · q.
  */
-enum { KERNELS_ACTS_START = 0x4b100000 /* the bits of KERNELS_ACTS_ZERO */, KERNELS_ACTS_ZERO = 0x900000 /* 2^23 + 2^20 */ };
-
 struct kernels_acts {
     int n_cols;
     int stride_cols;    /* floats from one token to the next in f32 */

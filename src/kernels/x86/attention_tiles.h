@@ -13,7 +13,8 @@
  * (2 · LANES columns: the even ones, the odd ones) in queries and sums too and put right at the end. I8 is read as whole numbers:
  * a key's scale goes into its score, a value's into its weight. Up to ROWS rows read the cache directly; more rows share
  * a tile that is converted once into scratch (L1). While one tile is in work, the next is prefetched: blocks of the cache
- * lie anywhere, so the hardware does not see what follows. A line at a time, between products: many at once would stall them.
+ * lie anywhere, so the hardware does not see what follows. A line at a time, between products: many at once would
+ * stall them; and into L2 (ahead.h).
  *
  * A row's result depends only on token_begin and its own limit: tiles begin at the same tokens for every row, sums run
  * over tokens in order, a masked token adds zero, and a converted tile holds the same numbers as the cache.

@@ -23,7 +23,7 @@ enum {
     ROWS = KERNELS_PANEL_ROWS,
     GROUP = KERNELS_GROUP,
     FEW_TOKENS = 2,    /* measured */
-    BLOCK_GROUPS = 8, /* those of two panels and the next ones together take half of L1 */
+    BLOCK_GROUPS = 8,  /* those of two panels and the next ones together take half of L1 */
     CHUNK = 256
 };
 
