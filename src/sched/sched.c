@@ -328,12 +328,15 @@ static void plan_waiting(struct sched *sched, struct sched_plan *plan, int most_
     }
 }
 
+/* Waiting sequences for which there are slots. */
+static int n_next(const struct sched *sched) { return sched->waiting.n < sched->n_free_slots ? sched->waiting.n : sched->n_free_slots; }
+
 static int share_of(int n, int n_parts) { return (n + n_parts - 1) / n_parts; }
 
 /* With several stages a step must leave ready sequences for the others, or those stand idle: its share of all sequences, so that new ones
    do not all end up in one batch, and no more than its share of those that are ready now. */
 static int most_entries_of(const struct sched *sched, int n_open) {
-    int n_new = sched->waiting.n < sched->n_free_slots ? sched->waiting.n : sched->n_free_slots, n_ready = n_new;
+    int n_new = n_next(sched), n_ready = n_new;
     if (sched->opts.n_stages == 1)
         return sched->opts.max_seqs;
     for (const struct sched_seq *seq = sched->running.first; seq != NULL; seq = seq->next)
@@ -344,13 +347,10 @@ static int most_entries_of(const struct sched *sched, int n_open) {
 
 /* Whether more sequences wait for their prompts than for the tokens that follow. */
 static bool newcomers_prevail(const struct sched *sched) {
-    int n_newcomers = sched->waiting.n < sched->n_free_slots ? sched->waiting.n : sched->n_free_slots, n_others = 0;
-    for (const struct sched_seq *seq = sched->running.first; seq != NULL; seq = seq->next) {
-        bool in_prompt = seq->n_awaited == 0 && seq->n_tokens - seq->n_scheduled > 1;
-        n_newcomers += in_prompt;
-        n_others += !in_prompt;
-    }
-    return n_newcomers > n_others;
+    int n_in_prompt = 0;
+    for (const struct sched_seq *seq = sched->running.first; seq != NULL; seq = seq->next)
+        n_in_prompt += seq_ready(sched, seq) > 1;
+    return n_next(sched) + n_in_prompt > sched->running.n - n_in_prompt;
 }
 
 /*
@@ -358,13 +358,11 @@ static bool newcomers_prevail(const struct sched *sched) {
  * but a step makes all wait, and where newcomers prevail it is made for them.
  */
 static int mixed_tokens_of(const struct sched *sched, int n_decoding) {
-    if (sched->opts.max_mixed_tokens == 0 || n_decoding == 0)
+    int most = sched->opts.max_mixed_tokens, twice = 2 * n_decoding;
+    if (most == 0 || n_decoding == 0 || (most == SCHED_MIXED_AUTO && newcomers_prevail(sched)))
         return sched->opts.max_step_tokens;
-    if (sched->opts.max_mixed_tokens != SCHED_MIXED_AUTO)
-        return sched->opts.max_mixed_tokens;
-    if (newcomers_prevail(sched))
-        return sched->opts.max_step_tokens;
-    int twice = 2 * n_decoding;
+    if (most != SCHED_MIXED_AUTO)
+        return most;
     return twice < SCHED_MIXED_LEAST ? SCHED_MIXED_LEAST : twice > SCHED_MIXED_MOST ? SCHED_MIXED_MOST : twice;
 }
 

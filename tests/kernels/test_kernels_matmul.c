@@ -123,6 +123,9 @@ static void product_check(const struct fixture *f, enum kernels_isa isa, const f
 /* `split` and `starts` say what q says. */
 static void split_check(const struct kernels_acts *acts, int n_tokens)
 {
+    const float zero = KERNELS_ACTS_ZERO;
+    const int32_t bits = KERNELS_ACTS_START;
+    assert_memory_equal(&zero, &bits, sizeof zero);
     for (int i = 0; i < n_tokens * acts->n_cols; i++) {
         const uint8_t *split = acts->split + i / 4 * 8 + i % 4;
         assert_int_equal(split[0], abs(acts->q[i]));

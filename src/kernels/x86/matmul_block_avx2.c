@@ -18,6 +18,7 @@
 #include "kernels/panel.h"
 #include "kernels/x86/ahead.h"
 #include "kernels/x86/intrin.h"
+#include "kernels/x86/panel_avx2.h"
 #include "kernels/x86/x86.h"
 
 enum { ROWS = KERNELS_PANEL_ROWS, GROUP = KERNELS_GROUP, TILE = 4 /* most tokens at once */, BLOCK_GROUPS = 32, CHUNK = 256 };
@@ -37,11 +38,6 @@ struct group_scales {
     __m256 scale[2][2];
     __m256 minimum[2]; /* subtracted */
 };
-
-KERNELS_INLINE __m256 halves_load(const uint8_t *halves)
-{
-    return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)halves));
-}
 
 KERNELS_INLINE __m256 u8_scales_load(const uint8_t *bytes, __m256 unit)
 {
@@ -235,12 +231,8 @@ KERNELS_INLINE void few(enum dtype dtype, int n, const struct kernels_matrix *ma
         }
     }
     KERNELS_UNROLL
-    for (int t = 0; t < n; t++) {
-        float sums[ROWS];
-        _mm256_storeu_ps(sums, acc[t][0]);
-        _mm256_storeu_ps(sums + 8, acc[t][1]);
-        panel_out_write(matrix, p, sums, out + (first + (size_t)t) * out_stride);
-    }
+    for (int t = 0; t < n; t++)
+        panel_sums_write(matrix, p, acc[t], out + (first + (size_t)t) * out_stride);
 }
 
 /* Groups [begin, begin + n) of a panel into scratch. */

@@ -13,6 +13,7 @@
 #include "kernels/panel.h"
 #include "kernels/x86/ahead.h"
 #include "kernels/x86/intrin.h"
+#include "kernels/x86/panel_avx2.h"
 #include "kernels/x86/x86.h"
 
 enum { ROWS = KERNELS_PANEL_ROWS, FEW = 5 /* tokens */, TILE = 6 /* tokens */, CHUNK = 96 /* tokens whose sums stay in scratch */ };
@@ -31,7 +32,7 @@ KERNELS_INLINE __m256 weights_load(enum dtype dtype, const uint8_t *panel, int c
     if (dtype == DTYPE_F32)
         return _mm256_load_ps((const float *)(panel + col * 64 + (size_t)h * 32));
     if (dtype == DTYPE_F16)
-        return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(panel + col * 32 + (size_t)h * 16)));
+        return halves_load(panel + col * 32 + (size_t)h * 16);
     if (dtype == DTYPE_F8_E4M3) {
         /* The sign stays on top, exponent and mantissa move to where F16 has them; the bias is in the scale. */
         __m128i bytes = _mm_loadl_epi64((const __m128i *)(panel + panel_f8_column_at(c) + h * 8));
@@ -86,12 +87,8 @@ KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kern
     KERNELS_UNROLL
     for (int t = 0; t < n; t++) {
         KERNELS_UNROLL
-        for (int p = 0; p < n_panels; p++) {
-            float sums[ROWS];
-            _mm256_storeu_ps(sums, acc[t][p][0]);
-            _mm256_storeu_ps(sums + 8, acc[t][p][1]);
-            panel_out_write(matrix, first_panel + p, sums, out + (size_t)t * out_stride);
-        }
+        for (int p = 0; p < n_panels; p++)
+            panel_sums_write(matrix, first_panel + p, acc[t][p], out + (size_t)t * out_stride);
     }
 }
 

@@ -17,6 +17,7 @@
 #include "kernels/panel.h"
 #include "kernels/x86/ahead.h"
 #include "kernels/x86/intrin.h"
+#include "kernels/x86/panel_avx2.h"
 #include "kernels/x86/x86.h"
 
 enum {
@@ -39,7 +40,7 @@ _Static_assert(sizeof(struct scratch_block) <= KERNELS_SCRATCH_BYTES, "scratch")
 /* The scales of rows 8h to 8h + 7 of a group. */
 KERNELS_INLINE __m256 scales_load(const uint8_t *panel, size_t group, int h)
 {
-    return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(panel + panel_scales_at(DTYPE_Q8_0, (int)group) + 16 * h)));
+    return halves_load(panel + panel_scales_at(DTYPE_Q8_0, (int)group) + 16 * h);
 }
 
 /*
@@ -83,13 +84,13 @@ KERNELS_INLINE __m256 scaled_add(__m256 acc, __m256i dot, __m256 scale, __m256 z
     return _mm256_fmadd_ps(_mm256_fmadd_ps(_mm256_castsi256_ps(dot), scale, zero), _mm256_set1_ps(q_scale), acc);
 }
 
-/* n_panels neighbouring panels for n tokens: constants where this is inlined, as is whether they call for the next one. */
-KERNELS_INLINE void few(int n_panels, int n, bool calls_ahead, const struct kernels_matrix *matrix, int first_panel,
-                        const struct kernels_acts *acts, float *out, size_t out_stride)
+/* n_panels neighbouring panels for n tokens: constants where this is inlined. A panel alone calls for the next. */
+KERNELS_INLINE void few(int n_panels, int n, const struct kernels_matrix *matrix, int first_panel, const struct kernels_acts *acts, float *out,
+                        size_t out_stride)
 {
     size_t n_groups = (size_t)matrix->n_cols / GROUP;
-    struct ahead ahead = {matrix->data + (size_t)(first_panel + n_panels) * matrix->panel_bytes,
-                          calls_ahead && first_panel + n_panels < matrix->n_panels ? matrix->panel_bytes / n_groups : 0};
+    struct ahead ahead = {matrix->data + (size_t)(first_panel + 1) * matrix->panel_bytes,
+                          n_panels == 1 && first_panel + 1 < matrix->n_panels ? matrix->panel_bytes / n_groups : 0};
     __m256 acc[4][2];
     for (int i = 0; i < n_panels * n; i++)
         acc[i][0] = acc[i][1] = _mm256_setzero_ps();
@@ -107,12 +108,8 @@ KERNELS_INLINE void few(int n_panels, int n, bool calls_ahead, const struct kern
         }
     }
     KERNELS_UNROLL
-    for (int i = 0; i < n_panels * n; i++) {
-        float sums[ROWS];
-        _mm256_storeu_ps(sums, acc[i][0]);
-        _mm256_storeu_ps(sums + 8, acc[i][1]);
-        panel_out_write(matrix, first_panel + i % n_panels, sums, out + (size_t)(i / n_panels) * out_stride);
-    }
+    for (int i = 0; i < n_panels * n; i++)
+        panel_sums_write(matrix, first_panel + i % n_panels, acc[i], out + (size_t)(i / n_panels) * out_stride);
 }
 
 /* acc[n_panels][16] += groups [begin, end) of the panels times one token; begin 0: it is set. ahead: of each panel. */
@@ -179,14 +176,14 @@ static void matmul_q8_0_avx2(const struct kernels_matrix *matrix, const struct k
     int p = panel_begin;
     if (n_tokens == 1) {
         for (; p + 4 <= panel_end; p += 4)
-            few(4, 1, false, matrix, p, acts, out, out_cols);
+            few(4, 1, matrix, p, acts, out, out_cols);
         for (; p < panel_end; p++)
-            few(1, 1, true, matrix, p, acts, out, out_cols);
+            few(1, 1, matrix, p, acts, out, out_cols);
         return;
     }
     if (n_tokens == FEW_TOKENS) {
         for (; p < panel_end; p++)
-            few(1, FEW_TOKENS, true, matrix, p, acts, out, out_cols);
+            few(1, FEW_TOKENS, matrix, p, acts, out, out_cols);
         return;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
