@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Decode on one node of one core, and on two such nodes over a veth link: one sequence with --tensor-parallel-size 2, or many at once with
 --pipeline-parallel-size 2. Since both nodes of one machine share its memory bus, a third figure is that of one node with a thread on each
-core. Alternating rounds. Needs root (network namespaces) and two cores."""
+core. All three servers stay up and are asked in turn. The last line tells the rate of each at its best: what else a machine does only ever
+adds time, so that the shortest times are nearest to what a quiet one takes. Needs root (network namespaces) and two cores."""
 import argparse
 import json
 import os
@@ -16,17 +17,17 @@ import urllib.request
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "nodes"))
 import hosts as namespaces  # noqa: E402
 
-PORT = 8000
+SHORT = 8  # tokens
 
 
-def ask_all(n_streams, n_tokens):
+def ask_all(port, n_streams, n_tokens):
     """Seconds until n_streams requests, all at once, have their n_tokens. Not streamed: the client runs on the same two cores and would
     take its part of them for every token."""
     failures = []
 
     def ask(index):
         body = {"model": "m", "prompt": list(range(300 + index, 316 + index)), "max_tokens": n_tokens, "temperature": 0, "ignore_eos": True}
-        request = urllib.request.Request(f"http://127.0.0.1:{PORT}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
         try:
             urllib.request.urlopen(request, timeout=600).read()
         except OSError as error:
@@ -43,23 +44,18 @@ def ask_all(n_streams, n_tokens):
     return time.monotonic() - start
 
 
-def decode_rate(n_streams, n_tokens):
-    """Tokens per second of decode: long answers less short ones, so that prompts and connections do not count."""
-    short_s, long_s = (ask_all(n_streams, n) for n in (8, 8 + n_tokens))
-    return n_streams * n_tokens / (long_s - short_s)
-
-
-def serve(host, cores, n_threads, args, *more):
+def serve(args, host, port, cores, n_threads, *more):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SHOAL_", "RAY_"))}
     env.update(HOME=host.hosts.scratch, SHOAL_LAUNCH_SECRET="a" * 64)
     return host.spawn("taskset", "-c", cores, args.shoal, "serve", args.model, "--served-model-name", "m", "--host", "127.0.0.1", "--port",
-                      str(PORT), "--threads", str(n_threads), "--max-model-len", "1024", "--max-num-seqs", str(max(4, args.streams)), *more, env=env)
+                      str(port), "--threads", str(n_threads), "--max-model-len", "1024", "--max-num-seqs", str(max(4, args.streams)),
+                      "--kv-cache-memory-bytes", "1073741824", *more, env=env)
 
 
-def wait_ready(host, process):
+def wait_ready(host, port, process):
     def ask():
         try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=5).status
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status
         except OSError:
             return 0
 
@@ -72,14 +68,14 @@ def wait_ready(host, process):
     raise SystemExit("the server is not ready after 60 s:\n" + process.output())
 
 
-def measure(args, host, processes):
-    wait_ready(host, processes[0])
-    host.call(decode_rate, args.streams, 8)
-    rate = host.call(decode_rate, args.streams, args.tokens)
-    processes[0].kill(15)  # the headless one ends with it
-    for process in processes:
-        process.wait(10)
-    return rate
+def decode_rate(args, short_s, long_s):
+    """Tokens per second of decode: long answers less short ones, so that prompts and connections do not count."""
+    return args.streams * args.tokens / (long_s - short_s)
+
+
+def show(title, rates, ratios):
+    texts = [f" {rate:.1f} tok/s" for rate in rates] if rates else [""] * len(ratios)
+    print(f"{title}one core{texts[0]}, two nodes{texts[1]} ({ratios[1]:.2f} x), two threads{texts[2]} ({ratios[2]:.2f} x)", flush=True)
 
 
 def main():
@@ -88,21 +84,33 @@ def main():
     parser.add_argument("model", type=os.path.abspath)
     parser.add_argument("--split", choices=["tp", "pp"], default="tp")
     parser.add_argument("--streams", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--tokens", type=int, default=32)
     args = parser.parse_args()
-    ones, twos, shared = [], [], []
     with tempfile.TemporaryDirectory() as logs, namespaces.Hosts(2, logs) as hosts:
         split = [f"-{args.split}", "2", "--nnodes", "2", "--master-addr", hosts[0].ip, "--node-rank"]
+        servers = {  # by port
+            8000: serve(args, hosts[0], 8000, "0", 1),
+            8001: serve(args, hosts[0], 8001, "0", 1, *split, "0"),
+            8002: serve(args, hosts[0], 8002, "0,1", 2),
+        }
+        serve(args, hosts[1], 8001, "1", 1, *split, "1", "--headless")
+        for port, process in servers.items():
+            wait_ready(hosts[0], port, process)
+            hosts[0].call(ask_all, port, args.streams, SHORT)
+        best = {port: [float("inf")] * 2 for port in servers}
+        ratios = []
         for _ in range(args.rounds):
-            ones.append(measure(args, hosts[0], [serve(hosts[0], "0", 1, args)]))
-            pair = [serve(hosts[0], "0", 1, args, *split, "0"), serve(hosts[1], "1", 1, args, *split, "1", "--headless")]
-            twos.append(measure(args, hosts[0], pair))
-            shared.append(measure(args, hosts[0], [serve(hosts[0], "0,1", 2, args)]))
-            print(f"one core {ones[-1]:.1f} tok/s, two nodes {twos[-1]:.1f} ({twos[-1] / ones[-1]:.2f} x), "
-                  f"two threads {shared[-1]:.1f} ({shared[-1] / ones[-1]:.2f} x)", flush=True)
-    two, limit = (statistics.median(r / o for o, r in zip(ones, rates)) for rates in (twos, shared))
-    print(f"medians: one core {statistics.median(ones):.1f} tok/s, two nodes {two:.2f} x, two threads {limit:.2f} x")
+            rates = []
+            for port in servers:
+                times = [hosts[0].call(ask_all, port, args.streams, n) for n in (SHORT, SHORT + args.tokens)]
+                best[port] = [min(pair) for pair in zip(best[port], times)]
+                rates.append(decode_rate(args, *times))
+            ratios.append([rate / rates[0] for rate in rates])
+            show("", rates, ratios[-1])
+    show("medians of the ratios: ", None, [statistics.median(column) for column in zip(*ratios)])
+    rates = [decode_rate(args, *times) for times in best.values()]
+    show("at their best: ", rates, [rate / rates[0] for rate in rates])
 
 
 main()
