@@ -31,6 +31,7 @@ struct work {
     int n_matrices;
     int n_tokens;
     struct kernels_acts acts[MAX_COLS / 1024 + 1]; /* by n_cols / 1024 */
+    int n_acts_tokens;
     float *out;
     uint8_t *scratch;          /* [threads][KERNELS_SCRATCH_BYTES] */
     const uint64_t *stream;    /* read for the bandwidth */
@@ -116,7 +117,7 @@ static double seconds(struct work *work, team_fn fn)
     return (double)(clock_mono_ns() - begin) * 1e-9;
 }
 
-/* Layers of matrices until there are min_bytes, all packed from the same random rows. */
+/* Layers of matrices until there are min_bytes, all packed from the same random rows, and the activations in the form that they read. */
 static size_t matrices_make(struct work *work, enum dtype dtype, size_t min_bytes)
 {
     size_t row_bytes = dtype_row_bytes(dtype, MAX_COLS), total = 0;
@@ -141,6 +142,8 @@ static size_t matrices_make(struct work *work, enum dtype dtype, size_t min_byte
                 kernels_matrix_pack_panel(matrix, p, rows, row_bytes, KERNELS_PANEL_ROWS);
         }
     } while (total < min_bytes && work->n_matrices + N_SHAPES <= MAX_MATRICES);
+    for (int i = 1; i <= MAX_COLS / 1024; i++)
+        kernels_acts_quantize(&work->acts[i], kernels_matrix_acts(&work->matrices[0]), 0, work->n_acts_tokens);
     free(rows);
     free(floats);
     return total;
@@ -162,6 +165,7 @@ static double matrices_ops(const struct work *work)
 
 static void acts_make(struct work *work, int n_tokens)
 {
+    work->n_acts_tokens = n_tokens;
     for (int i = 1; i <= MAX_COLS / 1024; i++) {
         int n_cols = i * 1024;
         float *x = aligned_new((size_t)n_tokens * (size_t)n_cols * sizeof(float));
@@ -169,7 +173,6 @@ static void acts_make(struct work *work, int n_tokens)
             x[j] = (float)rand_ctr_unit(8, j) - 0.5f;
         work->acts[i] = (struct kernels_acts){.n_cols = n_cols, .stride_cols = n_cols, .f32 = x};
         kernels_acts_place(&work->acts[i], n_tokens, aligned_new(kernels_acts_bytes(n_tokens, n_cols)));
-        kernels_acts_quantize(&work->acts[i], 0, n_tokens);
     }
     work->out = aligned_new((size_t)n_tokens * MAX_COLS * sizeof(float));
 }

@@ -47,6 +47,7 @@ static int rank_create(struct exec_rank *rank, struct err *err) {
     struct model_opts opts = {.team = rank->team,
                               .tp = rank->group,
                               .kv_dtype = exec_kv_dtype(s->dtype, s->kv_cache_dtype),
+                              .keeps_f32 = strcmp(s->dtype, "float32") == 0,
                               .block_size = s->block_size,
                               .max_step_tokens = s->max_step_tokens,
                               .max_step_seqs = s->max_seqs,

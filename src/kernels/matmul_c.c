@@ -4,6 +4,7 @@
  * Runs on any thread; allocates nothing.
  */
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +34,7 @@ static void column_read(enum dtype dtype, const uint8_t *panel, int c, float w[R
         for (int r = 0; r < ROWS; r++)
             w[r] = half_f16_to_f32(halves[r]);
     } else {
-        memcpy(halves, panel + (size_t)(c / 2) * 64, 64);
+        memcpy(halves, panel + panel_bf16_pair_at(c), 64);
         for (int r = 0; r < ROWS; r++)
             w[r] = half_bf16_to_f32(halves[2 * r + c % 2]);
     }
@@ -115,7 +116,7 @@ static void matmul_block_c(const struct kernels_matrix *matrix, const struct ker
  * A group whose values all are tiny becomes zero (its inverse scale would overflow); one that holds an infinity or a NaN
  * gets the scale NaN, so that the damage shows in every output instead of hiding in wrong numbers.
  */
-static void acts_quantize_c(struct kernels_acts *acts, int token_begin, int token_end)
+static void acts_quantize_i8_c(struct kernels_acts *acts, int token_begin, int token_end)
 {
     int n_groups = acts->n_cols / KERNELS_GROUP;
     for (int t = token_begin; t < token_end; t++) {
@@ -147,7 +148,11 @@ static void acts_quantize_c(struct kernels_acts *acts, int token_begin, int toke
 
 void kernels_ops_fill_matmul_c(struct kernels_ops *ops)
 {
-    for (int dtype = 0; dtype < DTYPE_COUNT; dtype++)
-        ops->matmul[dtype] = kernels_dtype_reads_int8((enum dtype)dtype) ? matmul_block_c : matmul_float_c;
-    ops->acts_quantize = acts_quantize_c;
+    for (int dtype = 0; dtype < DTYPE_COUNT; dtype++) {
+        bool is_block = dtype >= DTYPE_Q8_0;
+        ops->matmul[dtype] = is_block ? matmul_block_c : matmul_float_c;
+        ops->acts[dtype] = is_block ? KERNELS_ACTS_I8 : 0;
+    }
+    ops->matmul_bf16_f32 = matmul_float_c;
+    ops->acts_quantize_i8 = acts_quantize_i8_c;
 }

@@ -5,6 +5,8 @@
 #include "kernels/matrix.h"
 
 #include <assert.h>
+#include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/half.h"
@@ -52,8 +54,31 @@ static void words16_spread(const uint8_t *row, int n_words, uint8_t *panel, int 
         memcpy(panel + ((size_t)w * ROWS + (size_t)r) * 2, row + (size_t)w * 2, 2);
 }
 
+/*
+ * The power of two that takes the greatest weight of a row into [4096, 8192), where it is an integer up to KERNELS_I16_MAX
+ * and so is every other that is not smaller than a 32nd of it; at most 2^126. 1 for a row of zeros. NaN for one that holds
+ * an infinity or a NaN, so that the damage shows.
+ */
+static float bf16_row_scale(const uint8_t *row, int n_cols)
+{
+    uint16_t greatest = 0, half;
+    for (int c = 0; c < n_cols; c++) {
+        memcpy(&half, row + 2 * c, sizeof half);
+        half &= 0x7fff;
+        greatest = half > greatest ? half : greatest; /* floats without a sign order as integers do, NaN above infinity */
+    }
+    if (greatest >= 0x7f80)
+        return NAN;
+    int exponent = 0;
+    frexpf(half_bf16_to_f32(greatest), &exponent);
+    return greatest == 0 ? 1 : ldexpf(1, exponent < -113 ? 126 : 13 - exponent);
+}
+
 static void bf16_row_pack(const uint8_t *row, int n_cols, uint8_t *panel, int r)
 {
+    float scale = bf16_row_scale(row, n_cols);
+    memcpy(panel + (size_t)r * sizeof scale, &scale, sizeof scale);
+    panel += PANEL_BF16_HEAD;
     words32_spread(row, n_cols / 2, panel, r);
     if (n_cols % 2) {
         uint8_t last[4] = {row[2 * (n_cols - 1)], row[2 * (n_cols - 1) + 1], 0, 0};
@@ -187,7 +212,7 @@ void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, flo
         return;
     case DTYPE_BF16:
         for (int c = 0; c < matrix->n_cols; c++) {
-            memcpy(&half, panel + (size_t)(c / 2) * 64 + (size_t)(r * 4 + c % 2 * 2), sizeof half);
+            memcpy(&half, panel + panel_bf16_pair_at(c) + (size_t)(r * 4 + c % 2 * 2), sizeof half);
             ret_row[c] = half_bf16_to_f32(half);
         }
         return;
@@ -208,9 +233,14 @@ void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, flo
     }
 }
 
-int kernels_dtype_reads_int8(enum dtype dtype)
+static bool is_in_f32(const struct kernels_matrix *matrix)
 {
-    return dtype >= DTYPE_Q8_0;
+    return matrix->dtype == DTYPE_BF16 && (matrix->keeps_f32 || matrix->n_cols % KERNELS_GROUP != 0);
+}
+
+int kernels_matrix_acts(const struct kernels_matrix *matrix)
+{
+    return is_in_f32(matrix) ? 0 : kernels_ops.acts[matrix->dtype];
 }
 
 static size_t aligned(size_t bytes)
@@ -228,7 +258,8 @@ size_t kernels_acts_bytes(int n_tokens, int n_cols)
 {
     size_t groups = (size_t)n_tokens * acts_groups(n_cols);
     return aligned(groups * KERNELS_GROUP) + aligned(groups * KERNELS_GROUP * 2) + aligned(groups * sizeof(float)) +
-           aligned(groups * 2 * sizeof(int32_t)) + aligned(groups * sizeof(int32_t));
+           aligned(groups * 2 * sizeof(int32_t)) + aligned(groups * sizeof(int32_t)) + aligned(groups * KERNELS_GROUP * sizeof(int16_t)) +
+           aligned(groups * sizeof(float));
 }
 
 void kernels_acts_place(struct kernels_acts *acts, int n_tokens, void *memory)
@@ -244,6 +275,10 @@ void kernels_acts_place(struct kernels_acts *acts, int n_tokens, void *memory)
     acts->sums = (int32_t *)at;
     at += aligned(groups * 2 * sizeof(int32_t));
     acts->starts = (int32_t *)at;
+    at += aligned(groups * sizeof(int32_t));
+    acts->wide = (int16_t *)at;
+    at += aligned(groups * KERNELS_GROUP * sizeof(int16_t));
+    acts->wide_scales = (float *)at;
 }
 
 static struct kernels_acts acts_from(const struct kernels_acts *acts, int token, int col)
@@ -257,6 +292,8 @@ static struct kernels_acts acts_from(const struct kernels_acts *acts, int token,
         ret.scales += group;
         ret.sums += group * 2;
         ret.starts += group;
+        ret.wide += at;
+        ret.wide_scales += group;
     }
     return ret;
 }
@@ -266,32 +303,42 @@ struct kernels_acts kernels_acts_from(const struct kernels_acts *acts, int token
     return acts_from(acts, token, 0);
 }
 
-void kernels_acts_copy(const struct kernels_acts *from, int from_token, struct kernels_acts *to, int to_token)
+void kernels_acts_copy(const struct kernels_acts *from, int forms, int from_token, struct kernels_acts *to, int to_token)
 {
     size_t n_cols = (size_t)from->n_cols, n_groups = n_cols / KERNELS_GROUP;
     struct kernels_acts src = kernels_acts_from(from, from_token), dst = kernels_acts_from(to, to_token);
-    memcpy(dst.q, src.q, n_cols);
-    memcpy(dst.split, src.split, n_cols * 2);
-    memcpy(dst.scales, src.scales, n_groups * sizeof *src.scales);
-    memcpy(dst.sums, src.sums, n_groups * 2 * sizeof *src.sums);
-    memcpy(dst.starts, src.starts, n_groups * sizeof *src.starts);
+    if (forms & KERNELS_ACTS_I8) {
+        memcpy(dst.q, src.q, n_cols);
+        memcpy(dst.split, src.split, n_cols * 2);
+        memcpy(dst.scales, src.scales, n_groups * sizeof *src.scales);
+        memcpy(dst.sums, src.sums, n_groups * 2 * sizeof *src.sums);
+        memcpy(dst.starts, src.starts, n_groups * sizeof *src.starts);
+    }
+    if (forms & KERNELS_ACTS_I16) {
+        memcpy(dst.wide, src.wide, n_cols * sizeof *src.wide);
+        memcpy(dst.wide_scales, src.wide_scales, n_groups * sizeof *src.wide_scales);
+    }
 }
 
-void kernels_acts_quantize(struct kernels_acts *acts, int token_begin, int token_end)
+void kernels_acts_quantize(struct kernels_acts *acts, int forms, int token_begin, int token_end)
 {
-    kernels_ops.acts_quantize(acts, token_begin, token_end);
+    if (forms & KERNELS_ACTS_I8)
+        kernels_ops.acts_quantize_i8(acts, token_begin, token_end);
+    if (forms & KERNELS_ACTS_I16)
+        kernels_ops.acts_quantize_i16(acts, token_begin, token_end);
 }
 
-void kernels_acts_quantize_columns(struct kernels_acts *acts, int token, int col_begin, int col_end)
+void kernels_acts_quantize_columns(struct kernels_acts *acts, int forms, int token, int col_begin, int col_end)
 {
     struct kernels_acts part = acts_from(acts, token, col_begin);
     part.n_cols = col_end - col_begin;
-    kernels_ops.acts_quantize(&part, 0, 1);
+    kernels_acts_quantize(&part, forms, 0, 1);
 }
 
 void kernels_matmul(const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out, int out_stride,
                     int panel_begin, int panel_end, void *scratch)
 {
+    kernels_matmul_fn matmul = is_in_f32(matrix) ? kernels_ops.matmul_bf16_f32 : kernels_ops.matmul[matrix->dtype];
     if (n_tokens > 0 && panel_begin < panel_end)
-        kernels_ops.matmul[matrix->dtype](matrix, acts, n_tokens, out, out_stride, panel_begin, panel_end, scratch);
+        matmul(matrix, acts, n_tokens, out, out_stride, panel_begin, panel_end, scratch);
 }

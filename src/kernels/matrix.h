@@ -11,6 +11,7 @@
 #ifndef KERNELS_MATRIX_H
 #define KERNELS_MATRIX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,7 +23,7 @@ enum { KERNELS_PANEL_ROWS = 16, KERNELS_GROUP = 32 /* activations that share one
  * Goes up when the packed bytes of a weight would be others than before, be it by their layout or by the way in which they are
  * quantised on load: shards that were packed to disk by an earlier program are then packed anew.
  */
-enum { KERNELS_LAYOUT_VERSION = 2 };
+enum { KERNELS_LAYOUT_VERSION = 3 };
 
 struct kernels_matrix {
     enum dtype dtype; /* format of the weights; decides which activations are read */
@@ -30,9 +31,10 @@ struct kernels_matrix {
     int n_panels;       /* ceil(n_rows / KERNELS_PANEL_ROWS); rows past n_rows are zero */
     size_t panel_bytes; /* multiple of 64 */
     uint8_t *data;      /* n_panels · panel_bytes, 64-byte aligned, owned by whoever set it */
+    bool keeps_f32;     /* BF16: products are in float32, though on some CPUs it is faster to round the activations */
 };
 
-/* Fills everything but data (NULL). n_cols must be a multiple of the dtype's block. Returns n_panels · panel_bytes. */
+/* Fills everything but data (NULL) and keeps_f32 (false). n_cols must be a multiple of the dtype's block. Returns n_panels · panel_bytes. */
 size_t kernels_matrix_init(struct kernels_matrix *matrix, enum dtype dtype, int n_rows, int n_cols);
 
 /*
@@ -50,9 +52,16 @@ size_t kernels_matrix_bytes(const struct kernels_matrix *matrix);
 /* Below 2^24 each integer is a float, and from 2^23 on one is the float's last bit: a sum that begins here needs no conversion. */
 enum { KERNELS_ACTS_ZERO = 0x900000 /* 2^23 + 2^20 */, KERNELS_ACTS_START = 0x4b100000 /* its bits as a float */ };
 
+/* Forms of activations beside floats; a set of them is a sum. */
+enum { KERNELS_ACTS_I8 = 1, KERNELS_ACTS_I16 = 2 };
+
+/* Greatest magnitude of an activation, and of a weight, as 16 bits: the products of a group just fit in 32. */
+enum { KERNELS_I16_MAX = 8191 };
+
 /*
- * Activations of n_tokens, [n_tokens, n_cols]. `f32` is always set by the caller; the int8 form is filled by
- * kernels_acts_quantize for the block formats: q = round(x / scale), scale = max|x| / 127 per KERNELS_GROUP columns.
+ * Activations of n_tokens, [n_tokens, n_cols]. `f32` is always set by the caller; kernels_acts_quantize fills the forms
+ * that the matrices read. int8: q = round(x / scale), scale = max|x| / 127 per KERNELS_GROUP columns. int16: the same
+ * with KERNELS_I16_MAX.
  * `split` and `starts` say the same as q, for instructions that multiply unsigned by signed bytes: w · q is |q| · w, and
  * where q < 0 it is |q| · ~w + |q|. A sum of those products that begins with the group's start is, as the bits of a float,
  * KERNELS_ACTS_ZERO + Σ w · q.
@@ -66,22 +75,24 @@ struct kernels_acts {
     float *scales;      /* [n_tokens, n_cols / 32] */
     int32_t *sums;      /* [n_tokens, n_cols / 16]: sum of q over each half group */
     int32_t *starts;    /* [n_tokens, n_cols / 32]: KERNELS_ACTS_START + the sum of |q| over a group where q < 0 */
+    int16_t *wide;      /* [n_tokens, n_cols]: the int16 form */
+    float *wide_scales; /* [n_tokens, n_cols / 32] */
 };
 
-/* 1 when products with this dtype read the int8 form. */
-int kernels_dtype_reads_int8(enum dtype dtype);
-/* Bytes that the int8 form takes for n_tokens (one block, each part 64-byte aligned). */
+/* The form that products with this matrix read on the instruction set in use: 0 for floats alone. */
+int kernels_matrix_acts(const struct kernels_matrix *matrix);
+/* Bytes that all forms take for n_tokens (one block, each part 64-byte aligned). */
 size_t kernels_acts_bytes(int n_tokens, int n_cols);
-/* Points the int8 form into `memory` (64-byte aligned, kernels_acts_bytes). */
+/* Points the forms into `memory` (64-byte aligned, kernels_acts_bytes). */
 void kernels_acts_place(struct kernels_acts *acts, int n_tokens, void *memory);
-/* The same activations from `token` on; q may be NULL, then there is no int8 form. */
+/* The same activations from `token` on; q may be NULL, then there are only floats. */
 struct kernels_acts kernels_acts_from(const struct kernels_acts *acts, int token);
-/* Copies the int8 form of one token to another place; both have the same n_cols. */
-void kernels_acts_copy(const struct kernels_acts *from, int from_token, struct kernels_acts *to, int to_token);
-/* Quantises tokens [token_begin, token_end). n_cols must be a multiple of KERNELS_GROUP. */
-void kernels_acts_quantize(struct kernels_acts *acts, int token_begin, int token_end);
+/* Copies the given forms of one token to another place; both have the same n_cols. */
+void kernels_acts_copy(const struct kernels_acts *from, int forms, int from_token, struct kernels_acts *to, int to_token);
+/* Fills the given forms for tokens [token_begin, token_end). n_cols must be a multiple of KERNELS_GROUP unless there are none. */
+void kernels_acts_quantize(struct kernels_acts *acts, int forms, int token_begin, int token_end);
 /* Columns [col_begin, col_end) of one token alone, both multiples of KERNELS_GROUP. */
-void kernels_acts_quantize_columns(struct kernels_acts *acts, int token, int col_begin, int col_end);
+void kernels_acts_quantize_columns(struct kernels_acts *acts, int forms, int token, int col_begin, int col_end);
 
 /* Scratch that each thread needs for kernels_matmul, whatever the shape. 64-byte aligned. */
 enum { KERNELS_SCRATCH_BYTES = 256 * 1024 };

@@ -4,7 +4,8 @@
  * A panel holds 16 rows. The unit of reading is 64 bytes that hold a few columns of all 16 rows:
  *   F32    [n_cols][16] floats
  *   F16    [n_cols][16] halves
- *   BF16   [n_cols / 2][16][2]: a 32-bit lane is one row, its low half the even column (as vdpbf16ps reads it)
+ *   BF16   one F32 scale for each row [16] (panel_bf16_scale), then [n_cols / 2][16][2]: a 32-bit lane is one row, its low
+ *          half the even column (as vdpbf16ps and pmaddwd read it)
  *   F8_E4M3 512 columns (fewer at the end): one F32 scale for each group of 32 columns [16], times 256, then [n_cols][16] bytes.
  *          The rows of a panel share their scales.
  * Block formats go by groups of 32 columns, seen as 8 quads of 4 columns. Nibbles of a group take 256 bytes,
@@ -29,6 +30,7 @@
 #include "kernels/matrix.h"
 
 enum {
+    PANEL_BF16_HEAD = 64,
     PANEL_F8_COLS = 512,
     PANEL_F8_UNIT = 64 + PANEL_F8_COLS * 16,
     PANEL_NIBBLES = 256,
@@ -50,7 +52,7 @@ static inline size_t panel_size_bytes(enum dtype dtype, int n_cols)
     switch (dtype) {
     case DTYPE_F32: return cols * 64;
     case DTYPE_F16: return (cols * 32 + 63) / 64 * 64;
-    case DTYPE_BF16: return (cols + 1) / 2 * 64;
+    case DTYPE_BF16: return PANEL_BF16_HEAD + (cols + 1) / 2 * 64;
     case DTYPE_F8_E4M3: return (cols + PANEL_F8_COLS - 1) / PANEL_F8_COLS * 64 + cols * 16;
     case DTYPE_Q8_0: return (groups + 1) / 2 * 64 + groups * PANEL_BYTES8;
     case DTYPE_Q4_0: return (groups + 1) / 2 * 64 + groups * PANEL_NIBBLES;
@@ -61,6 +63,12 @@ static inline size_t panel_size_bytes(enum dtype dtype, int n_cols)
     case DTYPE_COUNT: break;
     }
     return 0;
+}
+
+/* The 32-bit lanes of columns c and c + 1, c even. */
+static inline size_t panel_bf16_pair_at(int c)
+{
+    return PANEL_BF16_HEAD + (size_t)c / 2 * 64;
 }
 
 /* Scale (times 256) of column c's group in a panel of F8_E4M3, and the 16 bytes of the column. */

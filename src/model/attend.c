@@ -83,10 +83,10 @@ struct partials {
     int n_rows;
 };
 
-/* The finished output of row i for a token and head; in int8 too where the output projection reads that. */
+/* The finished output of row i for a token and head, and the form of it that the output projection reads. */
 static void merge_row(struct model *model, int layer, const struct partials *from, int i, int n_parts, int token, int head,
                       struct model_thread *mine) {
-    int dim = model->config.head_dim, n_cols = model->split.n_heads * dim;
+    int dim = model->config.head_dim, n_cols = model->split.n_heads * dim, forms = kernels_matrix_acts(&model->layers[layer].o);
     for (int p = 0; p < n_parts; p++) {
         size_t at = (size_t)p * (size_t)from->n_rows + (size_t)i;
         mine->merge_parts[p] = from->out + at * (size_t)dim;
@@ -95,8 +95,8 @@ static void merge_row(struct model *model, int layer, const struct partials *fro
     }
     kernels_attn_merge(mine->merge_parts, mine->merge_max, mine->merge_sum, n_parts, dim,
                        model->buffers.attn + (size_t)token * (size_t)n_cols + (size_t)head * (size_t)dim);
-    if (dim % KERNELS_GROUP == 0 && kernels_dtype_reads_int8(model->layers[layer].o.dtype))
-        kernels_acts_quantize_columns(&model->buffers.attn_acts, token, head * dim, (head + 1) * dim);
+    if (dim % KERNELS_GROUP == 0)
+        kernels_acts_quantize_columns(&model->buffers.attn_acts, forms, token, head * dim, (head + 1) * dim);
 }
 
 static void run_item(struct model *model, const struct model_attn_item *item, int layer, int kv_head, struct model_thread *mine) {

@@ -29,8 +29,8 @@ void model_silu_columns(struct model *model, const struct kernels_matrix *down, 
     for (int row = row_begin; row < row_end; row++) {
         size_t at = (size_t)row * (size_t)n_cols + (size_t)col_begin;
         kernels_silu_mul(b->gate + at, b->up + at, col_end - col_begin, b->gate + at);
-        if (kernels_dtype_reads_int8(down->dtype))
-            kernels_acts_quantize_columns(&b->ffn_acts, row, col_begin, col_end);
+        if (kernels_matrix_acts(down) != 0)
+            kernels_acts_quantize_columns(&b->ffn_acts, kernels_matrix_acts(down), row, col_begin, col_end);
     }
 }
 
@@ -70,8 +70,8 @@ static int embed(struct model *model, int thread) {
     return split->has_embedding ? reduce(model, n_tokens, thread) : 0;
 }
 
-/* x += sum (unless is_first), then normed = norm(x), in int8 too when asked. */
-static void norm_tokens(struct model *model, const float *weight, bool adds, bool quantises, int thread) {
+/* x += sum (unless is_first), then normed = norm(x), and the forms of it that products read. */
+static void norm_tokens(struct model *model, const float *weight, bool adds, int forms, int thread) {
     struct model_buffers *b = &model->buffers;
     int hidden = model->config.hidden, begin, end;
     team_share(model->opts.team, thread, model->step->n_tokens, &begin, &end);
@@ -81,8 +81,8 @@ static void norm_tokens(struct model *model, const float *weight, bool adds, boo
             kernels_add(b->sum + at, hidden, b->x + at);
         kernels_rmsnorm(b->x + at, weight, hidden, model->config.rms_eps, b->normed + at);
     }
-    if (quantises && begin < end)
-        kernels_acts_quantize(&b->hidden_acts, begin, end);
+    if (begin < end)
+        kernels_acts_quantize(&b->hidden_acts, forms, begin, end);
     team_barrier(model->opts.team);
 }
 
@@ -161,12 +161,12 @@ static void attend(struct model *model, const struct model_layer *layer, int num
         model_attn_merges(model, number, thread);
         team_barrier(model->opts.team);
     }
-    if (kernels_dtype_reads_int8(layer->o.dtype) && model->config.head_dim % KERNELS_GROUP != 0) {
+    if (kernels_matrix_acts(&layer->o) != 0 && model->config.head_dim % KERNELS_GROUP != 0) {
         /* Groups of activations span heads: they can only be scaled when all heads are there. */
         int begin, end;
         team_share(model->opts.team, thread, model->step->n_tokens, &begin, &end);
         if (begin < end)
-            kernels_acts_quantize(&b->attn_acts, begin, end);
+            kernels_acts_quantize(&b->attn_acts, kernels_matrix_acts(&layer->o), begin, end);
         team_barrier(model->opts.team);
     }
     product(model, &layer->o, &b->attn_acts, model->step->n_tokens, b->sum, model->config.hidden, thread);
@@ -187,28 +187,28 @@ static void gate_up(struct model *model, const struct model_layer *layer, int th
     team_barrier(model->opts.team);
 }
 
-static bool ffn_reads_int8(const struct model *model, const struct model_layer *layer) {
+/* The forms of activations that gate and up, or those of any expert, read. */
+static int ffn_acts(const struct model *model, const struct model_layer *layer) {
     if (model->config.n_experts == 0)
-        return kernels_dtype_reads_int8(layer->gate.dtype) || kernels_dtype_reads_int8(layer->up.dtype);
+        return kernels_matrix_acts(&layer->gate) | kernels_matrix_acts(&layer->up);
+    int forms = 0;
     for (int e = 0; e < model->split.n_experts; e++)
-        if (kernels_dtype_reads_int8(layer->experts[e].gate.dtype) || kernels_dtype_reads_int8(layer->experts[e].up.dtype))
-            return true;
-    return false;
+        forms |= kernels_matrix_acts(&layer->experts[e].gate) | kernels_matrix_acts(&layer->experts[e].up);
+    return forms;
 }
 
 static int run_layer(struct model *model, int number, bool adds, int thread) {
     const struct model_layer *layer = &model->layers[number];
     struct model_buffers *b = &model->buffers;
     int n_tokens = model->step->n_tokens;
-    bool attn_int8 = kernels_dtype_reads_int8(layer->q.dtype) || kernels_dtype_reads_int8(layer->k.dtype) ||
-                     kernels_dtype_reads_int8(layer->v.dtype);
-    norm_tokens(model, layer->attn_norm, adds, attn_int8, thread);
+    int qkv_acts = kernels_matrix_acts(&layer->q) | kernels_matrix_acts(&layer->k) | kernels_matrix_acts(&layer->v);
+    norm_tokens(model, layer->attn_norm, adds, qkv_acts, thread);
     project_qkv(model, layer, thread);
     finish_heads(model, layer, number, thread);
     attend(model, layer, number, thread);
     if (reduce(model, n_tokens, thread) != 0)
         return -1;
-    norm_tokens(model, layer->ffn_norm, true, ffn_reads_int8(model, layer), thread);
+    norm_tokens(model, layer->ffn_norm, true, ffn_acts(model, layer), thread);
     if (model->config.n_experts > 0) {
         model_moe_run(model, number, thread);
     } else {
@@ -239,8 +239,8 @@ static void leave(struct model *model, int thread) {
         kernels_add(b->sum + at, hidden, b->x + at);
         kernels_rmsnorm(b->x + at, model->final_norm, hidden, model->config.rms_eps, b->normed + (size_t)i * (size_t)hidden);
     }
-    if (kernels_dtype_reads_int8(model->head.dtype) && begin < end)
-        kernels_acts_quantize(&b->hidden_acts, begin, end);
+    if (begin < end)
+        kernels_acts_quantize(&b->hidden_acts, kernels_matrix_acts(&model->head), begin, end);
     team_barrier(model->opts.team);
     product(model, &model->head, &b->hidden_acts, model->n_logits, model->logits, model->split.vocab_len, thread);
 }

@@ -43,11 +43,11 @@ static void *take(struct layout *layout, size_t n, size_t item_bytes) {
 
 static float *take_floats(struct layout *layout, size_t n) { return take(layout, n, sizeof(float)); }
 
-/* Room for the int8 form of up to n rows of `f32`. */
+/* Room for the integer forms of up to n rows of `f32`. */
 static void take_acts(struct layout *layout, struct kernels_acts *acts, int n, int n_cols, const float *f32) {
     *acts = (struct kernels_acts){.n_cols = n_cols, .stride_cols = n_cols, .f32 = f32};
     if (n_cols % KERNELS_GROUP != 0)
-        return; /* such a matrix cannot be of a block format */
+        return; /* no matrix of such columns reads them */
     void *memory = take(layout, 1, kernels_acts_bytes(n, n_cols));
     if (memory != NULL)
         kernels_acts_place(acts, n, memory);

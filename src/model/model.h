@@ -24,6 +24,7 @@ struct model_opts {
     struct team *team;          /* borrowed */
     struct comm_group *tp;      /* borrowed; a group of one when tp_size is 1 */
     enum dtype kv_dtype;        /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
+    bool keeps_f32;             /* products with BF16 weights round no activations (kernels/matrix.h) */
     int block_size;             /* tokens in a KV block */
     int max_step_tokens;        /* most tokens in one step */
     int max_step_seqs;          /* most sequences in one step */

@@ -57,8 +57,8 @@ static void group_tokens(struct model *model) {
     b->expert_slot[0] = 0;
 }
 
-/* The normed rows of slots [begin, end) side by side; without a copy when they stand so already. */
-static struct kernels_acts gather(struct model *model, int begin, int end, struct model_thread *mine) {
+/* The normed rows of slots [begin, end) side by side, in the given forms too; without a copy when they stand so already. */
+static struct kernels_acts gather(struct model *model, int forms, int begin, int end, struct model_thread *mine) {
     struct model_buffers *b = &model->buffers;
     const struct kernels_acts *from = &b->hidden_acts;
     size_t hidden = (size_t)model->config.hidden;
@@ -68,8 +68,8 @@ static struct kernels_acts gather(struct model *model, int begin, int end, struc
     for (int slot = begin; slot < end; slot++) {
         int token = b->slot_token[slot], to = slot - begin;
         memcpy(mine->tokens + (size_t)to * hidden, from->f32 + (size_t)token * hidden, hidden * sizeof(float));
-        if (mine->acts.q != NULL)
-            kernels_acts_copy(from, token, &mine->acts, to);
+        if (forms != 0)
+            kernels_acts_copy(from, forms, token, &mine->acts, to);
     }
     return mine->acts;
 }
@@ -82,7 +82,7 @@ static void gate_up(struct model *model, const struct model_layer *layer, int ex
     for (int slot = b->expert_slot[expert]; slot < last; slot += MODEL_GATHER) {
         int end = min_int(slot + MODEL_GATHER, last);
         size_t at = (size_t)slot * (size_t)n_cols;
-        struct kernels_acts acts = gather(model, slot, end, mine);
+        struct kernels_acts acts = gather(model, kernels_matrix_acts(&e->gate) | kernels_matrix_acts(&e->up), slot, end, mine);
         kernels_matmul(&e->gate, &acts, end - slot, b->gate + at, n_cols, panel_begin, panel_end, mine->kernel_scratch);
         kernels_matmul(&e->up, &acts, end - slot, b->up + at, n_cols, panel_begin, panel_end, mine->kernel_scratch);
         model_silu_columns(model, &e->down, n_cols, slot, end, panel_begin * KERNELS_PANEL_ROWS, min_int(panel_end * KERNELS_PANEL_ROWS, n_cols));

@@ -266,6 +266,7 @@ int model_parts_place(struct model *model, struct err *err) {
         } else {
             kernels_matrix_init(part->matrix, part->dtype, part->n_rows, part->n_cols);
             part->matrix->data = at;
+            part->matrix->keeps_f32 = model->opts.keeps_f32;
         }
         at += model_part_bytes(part);
     }

@@ -63,8 +63,7 @@ static void fixture_init(struct fixture *f, enum dtype dtype, int n_rows, int n_
     f->acts = (struct kernels_acts){.n_cols = n_cols, .stride_cols = stride_cols, .f32 = f->x};
     f->acts_memory = aligned_new(kernels_acts_bytes(n_tokens, n_cols));
     kernels_acts_place(&f->acts, n_tokens, f->acts_memory);
-    if (kernels_dtype_reads_int8(dtype))
-        kernels_acts_quantize(&f->acts, 0, n_tokens);
+    kernels_acts_quantize(&f->acts, kernels_matrix_acts(&f->matrix), 0, n_tokens);
     f->scratch = aligned_new(KERNELS_SCRATCH_BYTES);
 }
 
@@ -80,10 +79,27 @@ static void fixture_finish(struct fixture *f)
 /* The activation that the kernels see. */
 static double act(const struct fixture *f, int token, int col)
 {
-    if (!kernels_dtype_reads_int8(f->matrix.dtype))
-        return f->x[(size_t)token * (size_t)f->acts.stride_cols + (size_t)col];
     size_t at = (size_t)token * (size_t)f->acts.n_cols + (size_t)col;
+    int form = kernels_matrix_acts(&f->matrix);
+    if (form == 0)
+        return f->x[(size_t)token * (size_t)f->acts.stride_cols + (size_t)col];
+    if (form == KERNELS_ACTS_I16)
+        return (double)f->acts.wide[at] * f->acts.wide_scales[at / KERNELS_GROUP];
     return (double)f->acts.q[at] * f->acts.scales[at / KERNELS_GROUP];
+}
+
+/* The weight that the kernels see: in 16 bits it is a multiple of what its row's greatest has 4096 to 8191 of. */
+static double weight(const struct fixture *f, int row, int col)
+{
+    const float *weights = f->rows + (size_t)row * (size_t)f->matrix.n_cols;
+    if (kernels_matrix_acts(&f->matrix) != KERNELS_ACTS_I16)
+        return weights[col];
+    double greatest = 0;
+    for (int c = 0; c < f->matrix.n_cols; c++)
+        greatest = fmax(greatest, fabs(weights[c]));
+    int exponent;
+    frexp(greatest, &exponent);
+    return ldexp(rint(ldexp(weights[col], 13 - exponent)), exponent - 13);
 }
 
 /*
@@ -96,7 +112,7 @@ static double tolerance(const struct fixture *f, enum kernels_isa isa, double ma
     double relative = ldexp(f->acts.n_cols + 8, -24);
     if (f->matrix.dtype == DTYPE_Q4_1 || f->matrix.dtype == DTYPE_Q4_K || f->matrix.dtype == DTYPE_Q5_K)
         relative *= 8;
-    if (f->matrix.dtype == DTYPE_BF16 && isa == KERNELS_ISA_AVX512_BF16)
+    if (f->matrix.dtype == DTYPE_BF16 && !f->matrix.keeps_f32 && isa == KERNELS_ISA_AVX512_BF16)
         relative += 0x1p-8;
     return relative * magnitude + 1e-30;
 }
@@ -107,7 +123,7 @@ static void product_check(const struct fixture *f, enum kernels_isa isa, const f
         for (int r = 0; r < f->matrix.n_rows; r++) {
             double sum = 0, magnitude = 0;
             for (int c = 0; c < f->matrix.n_cols; c++) {
-                double product = f->rows[(size_t)r * (size_t)f->matrix.n_cols + (size_t)c] * act(f, t, c);
+                double product = weight(f, r, c) * act(f, t, c);
                 sum += product;
                 magnitude += fabs(product);
             }
@@ -163,22 +179,33 @@ static void invariance_check(struct fixture *f, const float *out, int out_stride
     check_guarded_free(again);
 }
 
+static void matrix_check(struct fixture *f, enum kernels_isa isa)
+{
+    int out_stride = f->matrix.n_rows + check_random_int(0, 20);
+    float *out = check_guarded(f->n_tokens * out_stride, check_random_int(0, 3));
+    kernels_matmul(&f->matrix, &f->acts, f->n_tokens, out, out_stride, 0, f->matrix.n_panels, f->scratch);
+    product_check(f, isa, out, out_stride);
+    invariance_check(f, out, out_stride);
+    check_guarded_free(out);
+}
+
 static void shape_check(enum dtype dtype, enum kernels_isa isa, int n_rows, int n_cols, int n_tokens)
 {
     struct fixture f;
     fixture_init(&f, dtype, n_rows, n_cols, n_tokens);
-    int out_stride = n_rows + check_random_int(0, 20);
-    float *out = check_guarded(n_tokens * out_stride, check_random_int(0, 3));
-    kernels_matmul(&f.matrix, &f.acts, n_tokens, out, out_stride, 0, f.matrix.n_panels, f.scratch);
-    product_check(&f, isa, out, out_stride);
-    invariance_check(&f, out, out_stride);
-    check_guarded_free(out);
+    matrix_check(&f, isa);
+    if (dtype == DTYPE_BF16) {
+        f.matrix.keeps_f32 = true;
+        matrix_check(&f, isa);
+    }
     fixture_finish(&f);
 }
 
 static int random_cols(enum dtype dtype)
 {
     int block = dtype_block_weights(dtype);
+    if (dtype == DTYPE_BF16 && check_random_int(0, 1) == 1)
+        block = KERNELS_GROUP; /* such rows have kernels of their own */
     return block == 1 ? check_random_int(1, 600) : block * check_random_int(1, block == 32 ? 40 : 5);
 }
 
@@ -234,7 +261,7 @@ static void test_extremes(void **state)
                 for (int t = 0; t < 5; t++)
                     for (int c = 0; c < 256; c++)
                         f.x[t * f.acts.stride_cols + c] = (pattern & 2) ? -3.0f : 3.0f;
-                kernels_acts_quantize(&f.acts, 0, 5);
+                kernels_acts_quantize(&f.acts, KERNELS_ACTS_I8, 0, 5);
                 assert_int_equal(f.acts.q[0], pattern & 2 ? -127 : 127);
                 float *out = check_guarded(5 * 16, 0);
                 kernels_matmul(&f.matrix, &f.acts, 5, out, 16, 0, 1, f.scratch);
@@ -244,6 +271,54 @@ static void test_extremes(void **state)
                 fixture_finish(&f);
             }
         }
+    }
+}
+
+static void bf16_row_fill(struct fixture *f, int row, float value)
+{
+    for (int c = 0; c < f->matrix.n_cols; c++)
+        f->rows[(size_t)row * (size_t)f->matrix.n_cols + (size_t)c] = value;
+}
+
+/* BF16 rows at the limits of floats and of 16-bit sums: the greatest and the smallest, zeros, and those that show damage. */
+static void test_bf16_extremes(void **state)
+{
+    (void)state;
+    enum { ROWS = 16, COLS = 64, TOKENS = 6 };
+    enum kernels_isa isa;
+    for (int level = 0; check_level(level, &isa) != NULL; level++) {
+        struct fixture f;
+        fixture_init(&f, DTYPE_BF16, ROWS, COLS, TOKENS);
+        bf16_row_fill(&f, 0, 0x1.fep12f);
+        bf16_row_fill(&f, 1, -0x1.fep12f);
+        bf16_row_fill(&f, 2, 0x1.fep-114f);
+        bf16_row_fill(&f, 3, 0x1p-133f); /* the smallest of all */
+        bf16_row_fill(&f, 4, 0);
+        bf16_row_fill(&f, 5, 0x1.fep100f);
+        f.rows[6 * COLS + 5] = INFINITY;
+        f.rows[7 * COLS + 63] = NAN;
+        uint8_t file[ROWS][COLS * 2];
+        for (int r = 0; r < ROWS; r++)
+            kernels_row_from_f32(DTYPE_BF16, f.rows + r * COLS, COLS, file[r]);
+        kernels_matrix_pack_panel(&f.matrix, 0, file, sizeof file[0], ROWS);
+        for (int t = 0; t < TOKENS; t++)
+            for (int c = 0; c < COLS; c++)
+                f.x[t * f.acts.stride_cols + c] = t % 2 == 0 ? 3 : -3;
+        kernels_acts_quantize(&f.acts, kernels_matrix_acts(&f.matrix), 0, TOKENS);
+        float *out = check_guarded(TOKENS * ROWS, 0);
+        kernels_matmul(&f.matrix, &f.acts, TOKENS, out, ROWS, 0, 1, f.scratch);
+        invariance_check(&f, out, ROWS);
+        for (int t = 0; t < TOKENS; t++) {
+            float sum = t % 2 == 0 ? COLS * 3 : COLS * -3, *row = out + t * ROWS;
+            const float expected[] = {sum * 0x1.fep12f, sum * -0x1.fep12f, sum * 0x1.fep-114f, sum * 0x1p-133f, 0, sum * 0x1.fep100f};
+            for (int r = 0; r < 6; r++)
+                if (!(fabsf(row[r] - expected[r]) <= fabsf(expected[r]) * 1e-4f + 0x1p-127f * COLS * 3))
+                    fail_msg("%s row %d: %g, expected %g", kernels_isa_name(isa), r, row[r], expected[r]);
+            assert_false(isfinite(row[6]));
+            assert_true(isnan(row[7]));
+        }
+        check_guarded_free(out);
+        fixture_finish(&f);
     }
 }
 
@@ -289,11 +364,11 @@ static void test_acts_quantize(void **state)
     enum kernels_isa isa;
     for (int level = 0; check_level(level, &isa) != NULL; level++) {
         acts_new(&got, x, TOKENS, COLS, STRIDE, &got_memory);
-        kernels_acts_quantize(&got, 0, 2);
-        kernels_acts_quantize(&got, 2, TOKENS);
+        kernels_acts_quantize(&got, KERNELS_ACTS_I8, 0, 2);
+        kernels_acts_quantize(&got, KERNELS_ACTS_I8, 2, TOKENS);
         kernels_setup(KERNELS_ISA_C);
         acts_new(&expected, x, TOKENS, COLS, STRIDE, &expected_memory);
-        kernels_acts_quantize(&expected, 0, TOKENS);
+        kernels_acts_quantize(&expected, KERNELS_ACTS_I8, 0, TOKENS);
         assert_memory_equal(got.q, expected.q, TOKENS * COLS);
         assert_memory_equal(got.split, expected.split, TOKENS * COLS * 2);
         assert_memory_equal(got.sums, expected.sums, TOKENS * COLS / 16 * sizeof(int32_t));
@@ -311,12 +386,53 @@ static void test_acts_quantize(void **state)
     check_guarded_free(x);
 }
 
+static void test_acts_int16(void **state)
+{
+    (void)state;
+    enum { TOKENS = 3, COLS = 96, STRIDE = 99 };
+    const struct kernels_matrix matrix = {.dtype = DTYPE_BF16, .n_cols = COLS};
+    enum kernels_isa isa;
+    for (int level = 0; check_level(level, &isa) != NULL; level++) {
+        if (kernels_matrix_acts(&matrix) != KERNELS_ACTS_I16)
+            continue;
+        float *x = check_guarded(TOKENS * STRIDE, 1);
+        for (int t = 0; t < TOKENS; t++)
+            check_random_floats(x + t * STRIDE, COLS);
+        for (int c = 0; c < 32; c++) {
+            x[c] = 0;
+            x[STRIDE + c] = 1e-35f; /* too small for an inverse scale */
+            x[2 * STRIDE + c] = c % 2 ? -7.0f : 7.0f;
+        }
+        x[40] = -INFINITY;
+        x[STRIDE + 70] = NAN;
+        struct kernels_acts acts;
+        void *memory;
+        acts_new(&acts, x, TOKENS, COLS, STRIDE, &memory);
+        kernels_acts_quantize(&acts, KERNELS_ACTS_I16, 0, 1);
+        kernels_acts_quantize(&acts, KERNELS_ACTS_I16, 1, TOKENS);
+        for (int i = 0; i < TOKENS * COLS; i++) {
+            int token = i / COLS, group = i % COLS / KERNELS_GROUP;
+            float value = x[token * STRIDE + i % COLS], scale = acts.wide_scales[i / KERNELS_GROUP];
+            if ((token == 0 && group == 1) || (token == 1 && group == 2))
+                assert_true(isnan(scale) && acts.wide[i] == 0);
+            else if (group == 0)
+                assert_int_equal(acts.wide[i], token < 2 ? 0 : value < 0 ? -KERNELS_I16_MAX : KERNELS_I16_MAX);
+            else
+                assert_true(abs(acts.wide[i]) <= KERNELS_I16_MAX && fabs(value - (double)acts.wide[i] * scale) <= 0.501 * scale);
+        }
+        free(memory);
+        check_guarded_free(x);
+    }
+}
+
 int main(void)
 {
     check_seed();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unpack_row),
         cmocka_unit_test(test_acts_quantize),
+        cmocka_unit_test(test_acts_int16),
+        cmocka_unit_test(test_bf16_extremes),
         cmocka_unit_test(test_product),
         cmocka_unit_test(test_extremes),
     };

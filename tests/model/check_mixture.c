@@ -92,7 +92,7 @@ int main(int argc, char **argv) {
         kit_die("golden file", &err);
     kernels_setup(kernels_isa_detect());
     const json_t *cases = json_object_get(golden, "cases");
-    struct rig base = {.batched = true, .n_threads = 2, .kv_dtype = DTYPE_F32, .max_context = 512};
+    struct rig base = {.batched = true, .n_threads = 2, .kv_dtype = DTYPE_F32, .keeps_f32 = true, .max_context = 512};
     static const struct {
         const char *name;
         int tp;

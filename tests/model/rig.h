@@ -14,6 +14,7 @@
 
 #include "comm/world_kit.h"
 #include "kernels/dispatch.h"
+#include "kernels/matrix.h"
 #include "model/model.h"
 
 enum { RIG_MAX_SEQS = 16, RIG_BLOCK = 16, RIG_STEP_TOKENS = 4096 };
@@ -31,7 +32,7 @@ struct rig {
     const int *layers_per_stage;
     bool expert_parallel, batched; /* batched: all sequences in the same steps; else one after the other */
     enum dtype kv_dtype, dummy;
-    bool is_dummy;
+    bool is_dummy, keeps_f32;
     const json_t *overrides;
     const char *quantization; /* or NULL */
     int max_context;
@@ -55,6 +56,12 @@ struct rig_rank {
     int32_t *blocks[RIG_MAX_SEQS];
     int done[RIG_MAX_SEQS];
 };
+
+/* Whether products with this dtype round activations to 16 bits on the CPU at hand: what a tolerance depends on. */
+static inline bool rig_rounds_i16(enum dtype dtype, bool keeps_f32) {
+    struct kernels_matrix matrix = {.dtype = dtype, .n_cols = KERNELS_GROUP, .keeps_f32 = keeps_f32};
+    return kernels_matrix_acts(&matrix) == KERNELS_ACTS_I16;
+}
 
 static inline int rig_piece(const struct rig *rig, const struct rig_seq *seq, int done) {
     if (done >= seq->n_prompt)
@@ -130,7 +137,7 @@ static inline int rig_rank_main(struct kit_seat *seat) {
     if (team_create(rig->n_threads, NULL, &team, err) != 0 ||
         comm_group_join(seat->world, seat->rank, members, rig->tp, floats, &group, err) != 0)
         return -1;
-    struct model_opts opts = {.team = team, .tp = group, .kv_dtype = rig->kv_dtype, .block_size = RIG_BLOCK, .max_step_tokens = RIG_STEP_TOKENS,
+    struct model_opts opts = {.team = team, .tp = group, .kv_dtype = rig->kv_dtype, .keeps_f32 = rig->keeps_f32, .block_size = RIG_BLOCK, .max_step_tokens = RIG_STEP_TOKENS,
                               .max_step_seqs = RIG_MAX_SEQS, .max_context = rig->max_context};
     rank.hidden = malloc(floats * sizeof(float));
     rank.logits = malloc((size_t)RIG_STEP_TOKENS * (size_t)(rank.split.vocab_len + 1) * sizeof(float));

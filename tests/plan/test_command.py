@@ -60,7 +60,7 @@ class Plan(unittest.TestCase):
     def test_too_small(self):
         args = [FLAGSHIP, "--memory-per-node", "24GB", "--max-model-len", "8192"]
         text = self.plan(*args, status=1).stdout
-        self.assertIn("Does not fit: it needs 470 GB for weights", text)
+        self.assertIn("Does not fit: it needs 471 GB for weights", text)
         plan = self.as_json(*args, status=1)
         self.assertFalse(plan["fits"])
         smallest = plan["smallest"]

@@ -54,10 +54,11 @@ static void test_flagship_whole(void **state) {
     const struct model_sizes *s = &fit.ranks[0].sizes;
     assert_int_equal(s->n_params, n_params);
     assert_int_equal(s->plain_bytes, 470187269120ull);
-    /* Vectors and routers are kept in F32; all rows fill their panels. */
-    assert_int_equal(s->weights_bytes, 2 * n_params + 2 * (94 * (vectors + router) + 4096));
-    assert_int_equal(s->experts_bytes, 94 * experts * 2);
-    assert_int_equal(s->lookup_bytes, 151936 * 4096ull * 2);
+    /* Vectors and routers are kept in F32; all rows fill their panels, and each row of BF16 has a scale. */
+    const uint64_t expert_rows = 128 * (2 * 1536 + 4096ull), rows = 94 * ((64 + 2 * 4) * 128 + 4096 + expert_rows) + 2 * 151936;
+    assert_int_equal(s->weights_bytes, 2 * n_params + 2 * (94 * (vectors + router) + 4096) + 4 * rows);
+    assert_int_equal(s->experts_bytes, 94 * (experts * 2 + expert_rows * 4));
+    assert_int_equal(s->lookup_bytes, 151936 * (4096ull * 2 + 4));
     assert_int_equal(s->kv_block_bytes, 94 * 4 * 2 * 16 * 128 * 2);
 }
 
@@ -69,7 +70,9 @@ static void test_flagship_split(void **state) {
     compute(&ask);
     const uint64_t replicated = 94 * (7 * (vectors + router) + kv) + 7 * 4096;
     assert_int_equal(sum_params(), 235093634560ull + replicated);
-    assert_int_equal(sum_weights(), 2 * sum_params() + 2 * 8 * (94 * (vectors + router) + 4096));
+    /* Rows are split but for those of o, whose columns are; two ranks have each KV head. */
+    const uint64_t rows = 94 * ((64 + 2 * 2 * 4) * 128 + 8 * 4096 + 128 * (2 * 1536 + 4096ull)) + 2 * 151936;
+    assert_int_equal(sum_weights(), 2 * sum_params() + 2 * 8 * (94 * (vectors + router) + 4096) + 4 * rows);
     for (int i = 0; i < 16; i++) {
         assert_int_equal(fit.ranks[i].node, i / 8);
         assert_int_equal(fit.ranks[i].sizes.kv_block_bytes, 47 * 1 * 2 * 16 * 128 * 2);
@@ -79,11 +82,11 @@ static void test_flagship_split(void **state) {
     assert_true(fit.fits);
     assert_int_equal(fit.n_blocks, 25 * 512);
     assert_int_equal(fit.tightest, -1);
-    /* Slices instead of whole experts hold the same. */
+    /* Slices instead of whole experts hold the same weights; each of the 8 ranks then has scales for all rows of down. */
     uint64_t whole = sum_weights();
     ask.expert_parallel = false;
     compute(&ask);
-    assert_int_equal(sum_weights(), whole);
+    assert_int_equal(sum_weights(), whole + 4 * 94 * 128 * 7 * 4096ull);
 }
 
 static void test_kv_blocks(void **state) {
@@ -265,7 +268,7 @@ static void test_explain(void **state) {
     struct plan_ask ask = ask_for(&flagship, 1, 1, true, 1, 24 * GB);
     compute(&ask);
     plan_explain(&ask, &fit, &choice, text);
-    assert_non_null(strstr(text, "needs 470 GB for weights"));
+    assert_non_null(strstr(text, "needs 471 GB for weights"));
     assert_non_null(strstr(text, "has 24.0 GB"));
     assert_non_null(strstr(text, "-tp 8 -pp 4 --enable-expert-parallel: 32 ranks on 32 nodes"));
     assert_non_null(strstr(plan_explain(&ask, &fit, NULL, text), "no split over up to 64 nodes"));

@@ -80,7 +80,7 @@ static void chunk_multiply(const struct kernels_matrix *matrix, int begin, int e
         int n_cols = matrix->n_cols - col < BLOCK ? matrix->n_cols - col : BLOCK, p = begin;
         for (int t = 0; t < n_tokens; t++)
             acts_round(x + (size_t)t * stride + col, n_cols, scratch->x[t]);
-        const uint8_t *weights = matrix->data + (size_t)col / 2 * 64;
+        const uint8_t *weights = matrix->data + panel_bf16_pair_at(col);
         for (; n_tokens < 8 && p + 4 <= end; p += 4)
             tokens_walk(4, n_tokens, weights + (size_t)p * matrix->panel_bytes, matrix->panel_bytes, (n_cols + 1) / 2, rounded,
                         scratch->acc + (p - begin));

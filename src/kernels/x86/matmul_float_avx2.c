@@ -1,5 +1,5 @@
 /*
- * Products with float weights (F32, F16, BF16, F8_E4M3) for AVX2, FMA and F16C.
+ * Products with float weights (F32, F16, BF16, F8_E4M3) in float32 for AVX2, FMA and F16C.
  *
  * Every output is one chain of fused multiply-adds over the columns in order, so its bits are the same in both ways below.
  * Weights are converted in registers: next to six tokens' multiply-adds that is free. One or two tokens: several panels
@@ -39,7 +39,7 @@ KERNELS_INLINE __m256 weights_load(enum dtype dtype, const uint8_t *panel, int c
         __m128i halves = _mm_and_si128(_mm_slli_epi16(_mm_cvtepi8_epi16(bytes), 7), _mm_set1_epi16((short)0xbfff));
         return _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_broadcast_ss((const float *)(panel + panel_f8_scale_at(c))));
     }
-    __m256i pairs = _mm256_load_si256((const __m256i *)(panel + col / 2 * 64 + (size_t)h * 32));
+    __m256i pairs = _mm256_load_si256((const __m256i *)(panel + panel_bf16_pair_at(c) + h * 32));
     return _mm256_castsi256_ps(is_odd ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)) : _mm256_slli_epi32(pairs, 16));
 }
 
@@ -194,6 +194,6 @@ void kernels_x86_fill_matmul_float_avx2(struct kernels_ops *ops)
 {
     ops->matmul[DTYPE_F32] = matmul_f32_avx2;
     ops->matmul[DTYPE_F16] = matmul_f16_avx2;
-    ops->matmul[DTYPE_BF16] = matmul_bf16_avx2;
+    ops->matmul_bf16_f32 = matmul_bf16_avx2;
     ops->matmul[DTYPE_F8_E4M3] = matmul_f8_avx2;
 }

@@ -26,7 +26,7 @@ KERNELS_INLINE __m512 weights_load(enum dtype dtype, const uint8_t *panel, int c
         __m256i halves = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16((short)0xbfff));
         return _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(*(const float *)(panel + panel_f8_scale_at(c))));
     }
-    __m512i pairs = _mm512_load_si512((const __m512i *)(panel + col / 2 * 64));
+    __m512i pairs = _mm512_load_si512((const __m512i *)(panel + panel_bf16_pair_at(c)));
     return _mm512_castsi512_ps(c % 2 ? _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u)) : _mm512_slli_epi32(pairs, 16));
 }
 
@@ -113,6 +113,7 @@ void kernels_x86_fill_matmul_float_avx512(struct kernels_ops *ops)
 {
     ops->matmul[DTYPE_F32] = matmul_f32_avx512;
     ops->matmul[DTYPE_F16] = matmul_f16_avx512;
-    ops->matmul[DTYPE_BF16] = matmul_bf16_avx512;
+    ops->matmul[DTYPE_BF16] = ops->matmul_bf16_f32 = matmul_bf16_avx512;
+    ops->acts[DTYPE_BF16] = 0;
     ops->matmul[DTYPE_F8_E4M3] = matmul_f8_avx512;
 }

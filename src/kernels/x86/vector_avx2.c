@@ -7,6 +7,7 @@
 #include "kernels/ops.h"
 #include "kernels/x86/exp_avx2.h"
 #include "kernels/x86/intrin.h"
+#include "kernels/x86/panel_avx2.h"
 #include "kernels/x86/x86.h"
 
 enum { LANES = 8 };
@@ -198,17 +199,7 @@ KERNELS_INLINE void halves_sum(__m256i bytes, int32_t ret[2])
 /* One group of 32; the rules for tiny, infinite and missing values are those of the plain C version. */
 KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, float *scale, int32_t sums[2], int32_t *start)
 {
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    __m256 values[4];
-    __m256i max = _mm256_setzero_si256(); /* floats without a sign order as integers do, NaN above infinity */
-    for (int j = 0; j < 4; j++) {
-        values[j] = _mm256_loadu_ps(x + j * LANES);
-        max = _mm256_max_epi32(max, _mm256_and_si256(_mm256_castps_si256(values[j]), magnitude));
-    }
-    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(max), _mm256_extracti128_si256(max, 1));
-    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
-    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1));
-    float greatest = _mm_cvtss_f32(_mm_castsi128_ps(half));
+    float greatest = group_greatest(x);
     if (!isfinite(greatest) || !(greatest > 1e-30f)) {
         memset(q, 0, KERNELS_GROUP);
         memset(split, 0, 2 * KERNELS_GROUP);
@@ -220,7 +211,7 @@ KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, fl
     __m256 inverse = _mm256_set1_ps(127.0f / greatest);
     __m256i words[4];
     for (int j = 0; j < 4; j++)
-        words[j] = _mm256_cvtps_epi32(_mm256_mul_ps(values[j], inverse));
+        words[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + j * LANES), inverse));
     __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3]));
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *)q, bytes);
@@ -235,7 +226,7 @@ KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, fl
     *scale = greatest / 127.0f;
 }
 
-static void acts_quantize_avx2(struct kernels_acts *acts, int token_begin, int token_end)
+static void acts_quantize_i8_avx2(struct kernels_acts *acts, int token_begin, int token_end)
 {
     size_t n_groups = (size_t)acts->n_cols / KERNELS_GROUP;
     for (int t = token_begin; t < token_end; t++) {
@@ -250,7 +241,7 @@ static void acts_quantize_avx2(struct kernels_acts *acts, int token_begin, int t
 
 void kernels_x86_fill_vector_avx2(struct kernels_ops *ops)
 {
-    ops->acts_quantize = acts_quantize_avx2;
+    ops->acts_quantize_i8 = acts_quantize_i8_avx2;
     ops->rmsnorm = rmsnorm_avx2;
     ops->add = add_avx2;
     ops->add_scaled = add_scaled_avx2;
