@@ -4,7 +4,6 @@
  * Runs on any thread; allocates nothing.
  */
 #include <math.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -148,11 +147,9 @@ static void acts_quantize_i8_c(struct kernels_acts *acts, int token_begin, int t
 
 void kernels_ops_fill_matmul_c(struct kernels_ops *ops)
 {
-    for (int dtype = 0; dtype < DTYPE_COUNT; dtype++) {
-        bool is_block = dtype >= DTYPE_Q8_0;
-        ops->matmul[dtype] = is_block ? matmul_block_c : matmul_float_c;
-        ops->acts[dtype] = is_block ? KERNELS_ACTS_I8 : 0;
-    }
+    for (int dtype = 0; dtype < DTYPE_COUNT; dtype++)
+        ops->matmul[dtype] = dtype >= DTYPE_Q8_0 ? matmul_block_c : matmul_float_c;
     ops->matmul_bf16_f32 = matmul_float_c;
+    ops->matmul_i16 = NULL;
     ops->acts_quantize_i8 = acts_quantize_i8_c;
 }

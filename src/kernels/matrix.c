@@ -25,8 +25,15 @@ size_t kernels_matrix_init(struct kernels_matrix *matrix, enum dtype dtype, int 
         .n_cols = n_cols,
         .n_panels = (n_rows - 1) / ROWS + 1,
         .panel_bytes = panel_size_bytes(dtype, n_cols),
+        .is_i16 = dtype == DTYPE_BF16 && n_cols % KERNELS_GROUP == 0 && kernels_ops.matmul_i16 != NULL,
     };
     return kernels_matrix_bytes(matrix);
+}
+
+void kernels_matrix_keep_f32(struct kernels_matrix *matrix)
+{
+    matrix->is_i16 = false;
+    matrix->keeps_f32 = true;
 }
 
 size_t kernels_matrix_bytes(const struct kernels_matrix *matrix)
@@ -74,10 +81,26 @@ static float bf16_row_scale(const uint8_t *row, int n_cols)
     return greatest == 0 ? 1 : ldexpf(1, exponent < -113 ? 126 : 13 - exponent);
 }
 
-static void bf16_row_pack(const uint8_t *row, int n_cols, uint8_t *panel, int r)
+/* The nearest integer in the low half: next to 1.5 · 2^23 a float's last bit is 1. */
+static uint32_t integer_of(float value)
+{
+    return half_f32_to_bits(value + 0x1.8p23f) & 0xffffu;
+}
+
+static void i16_row_pack(const uint8_t *row, int n_cols, uint8_t *panel, int r)
 {
     float scale = bf16_row_scale(row, n_cols);
     memcpy(panel + (size_t)r * sizeof scale, &scale, sizeof scale);
+    for (int c = 0; c < n_cols; c += 2) {
+        uint32_t pair = word_at(row + 2 * c);
+        uint32_t even = integer_of(half_bits_to_f32(pair << 16) * scale), odd = integer_of(half_bits_to_f32(pair & 0xffff0000u) * scale);
+        pair = even | odd << 16;
+        memcpy(panel + panel_bf16_pair_at(c) + (size_t)r * sizeof pair, &pair, sizeof pair);
+    }
+}
+
+static void bf16_row_pack(const uint8_t *row, int n_cols, uint8_t *panel, int r)
+{
     panel += PANEL_BF16_HEAD;
     words32_spread(row, n_cols / 2, panel, r);
     if (n_cols % 2) {
@@ -181,7 +204,7 @@ void kernels_matrix_pack_panel(struct kernels_matrix *matrix, int panel, const v
         switch (matrix->dtype) {
         case DTYPE_F32: words32_spread(row, matrix->n_cols, dst, r); break;
         case DTYPE_F16: words16_spread(row, matrix->n_cols, dst, r); break;
-        case DTYPE_BF16: bf16_row_pack(row, matrix->n_cols, dst, r); break;
+        case DTYPE_BF16: (matrix->is_i16 ? i16_row_pack : bf16_row_pack)(row, matrix->n_cols, dst, r); break;
         case DTYPE_F8_E4M3: f8_row_pack(row, matrix->n_cols, dst, r); break;
         case DTYPE_Q8_0:
         case DTYPE_Q4_0:
@@ -199,6 +222,7 @@ void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, flo
     const uint8_t *panel = matrix->data + (size_t)(row / ROWS) * matrix->panel_bytes;
     int r = row % ROWS;
     uint16_t half;
+    float scale;
     switch (matrix->dtype) {
     case DTYPE_F32:
         for (int c = 0; c < matrix->n_cols; c++)
@@ -211,14 +235,14 @@ void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, flo
         }
         return;
     case DTYPE_BF16:
+        memcpy(&scale, panel + (size_t)r * sizeof scale, sizeof scale);
         for (int c = 0; c < matrix->n_cols; c++) {
             memcpy(&half, panel + panel_bf16_pair_at(c) + (size_t)(r * 4 + c % 2 * 2), sizeof half);
-            ret_row[c] = half_bf16_to_f32(half);
+            ret_row[c] = matrix->is_i16 ? (float)(int16_t)half / scale : half_bf16_to_f32(half);
         }
         return;
     case DTYPE_F8_E4M3:
         for (int c = 0; c < matrix->n_cols; c++) {
-            float scale;
             memcpy(&scale, panel + panel_f8_scale_at(c), sizeof scale);
             ret_row[c] = half_f8_to_f32(panel[panel_f8_column_at(c) + (size_t)r]) * 0x1p-8f * scale;
         }
@@ -233,14 +257,9 @@ void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, flo
     }
 }
 
-static bool is_in_f32(const struct kernels_matrix *matrix)
-{
-    return matrix->dtype == DTYPE_BF16 && (matrix->keeps_f32 || matrix->n_cols % KERNELS_GROUP != 0);
-}
-
 int kernels_matrix_acts(const struct kernels_matrix *matrix)
 {
-    return is_in_f32(matrix) ? 0 : kernels_ops.acts[matrix->dtype];
+    return matrix->is_i16 ? KERNELS_ACTS_I16 : matrix->dtype >= DTYPE_Q8_0 ? KERNELS_ACTS_I8 : 0;
 }
 
 static size_t aligned(size_t bytes)
@@ -338,7 +357,9 @@ void kernels_acts_quantize_columns(struct kernels_acts *acts, int forms, int tok
 void kernels_matmul(const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out, int out_stride,
                     int panel_begin, int panel_end, void *scratch)
 {
-    kernels_matmul_fn matmul = is_in_f32(matrix) ? kernels_ops.matmul_bf16_f32 : kernels_ops.matmul[matrix->dtype];
+    kernels_matmul_fn matmul = matrix->is_i16                                     ? kernels_ops.matmul_i16
+                               : matrix->keeps_f32 && matrix->dtype == DTYPE_BF16 ? kernels_ops.matmul_bf16_f32
+                                                                                  : kernels_ops.matmul[matrix->dtype];
     if (n_tokens > 0 && panel_begin < panel_end)
         matmul(matrix, acts, n_tokens, out, out_stride, panel_begin, panel_end, scratch);
 }

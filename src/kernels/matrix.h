@@ -4,7 +4,7 @@
  * A matrix [n_rows, n_cols] (row = output feature) is packed once at load into panels of KERNELS_PANEL_ROWS rows;
  * inside a panel the rows are interleaved in the order in which the kernels read them, so that one broadcast of
  * activations serves all rows of the panel and nothing is summed horizontally. The layout is the same for every
- * instruction set; it is private to src/kernels.
+ * instruction set, but that some have BF16 as integers; it is private to src/kernels.
  *
  * Nothing here allocates or takes locks; ranges of panels can be worked on by different threads at once.
  */
@@ -31,11 +31,18 @@ struct kernels_matrix {
     int n_panels;       /* ceil(n_rows / KERNELS_PANEL_ROWS); rows past n_rows are zero */
     size_t panel_bytes; /* multiple of 64 */
     uint8_t *data;      /* n_panels · panel_bytes, 64-byte aligned, owned by whoever set it */
-    bool keeps_f32;     /* BF16: products are in float32, though on some CPUs it is faster to round the activations */
+    bool is_i16;        /* BF16: packed as integers (panel.h) because the CPU multiplies these faster */
+    bool keeps_f32;     /* products with BF16 are in float32 in any case */
 };
 
-/* Fills everything but data (NULL) and keeps_f32 (false). n_cols must be a multiple of the dtype's block. Returns n_panels · panel_bytes. */
+/*
+ * Fills everything but data (NULL). n_cols must be a multiple of the dtype's block. Whether BF16 becomes integers depends on
+ * the instruction set in use. Returns n_panels · panel_bytes, which does not.
+ */
 size_t kernels_matrix_init(struct kernels_matrix *matrix, enum dtype dtype, int n_rows, int n_cols);
+
+/* Before packing: BF16 weights stay as they are and products with them are in float32, though others would be faster. */
+void kernels_matrix_keep_f32(struct kernels_matrix *matrix);
 
 /*
  * Packs one panel from rows in file format: src holds n_src_rows (1 to 16) rows of row_stride_bytes each, starting
@@ -43,7 +50,7 @@ size_t kernels_matrix_init(struct kernels_matrix *matrix, enum dtype dtype, int 
  */
 void kernels_matrix_pack_panel(struct kernels_matrix *matrix, int panel, const void *src, size_t row_stride_bytes, int n_src_rows);
 
-/* Writes row `row` as n_cols floats: for embedding look-ups in a packed matrix. */
+/* Writes row `row` as n_cols floats, as packing left them: for embedding look-ups in a packed matrix. */
 void kernels_matrix_unpack_row(const struct kernels_matrix *matrix, int row, float *ret_row);
 
 /* Bytes of packed weights that one pass over the matrix reads. */
@@ -79,7 +86,7 @@ struct kernels_acts {
     float *wide_scales; /* [n_tokens, n_cols / 32] */
 };
 
-/* The form that products with this matrix read on the instruction set in use: 0 for floats alone. */
+/* The form that products with this matrix read: 0 for floats alone. */
 int kernels_matrix_acts(const struct kernels_matrix *matrix);
 /* Bytes that all forms take for n_tokens (one block, each part 64-byte aligned). */
 size_t kernels_acts_bytes(int n_tokens, int n_cols);

@@ -17,10 +17,10 @@ typedef void (*kernels_matmul_fn)(const struct kernels_matrix *matrix, const str
 
 struct kernels_ops {
     kernels_matmul_fn matmul[DTYPE_COUNT];
-    kernels_matmul_fn matmul_bf16_f32; /* for matrices that keep float32, and where n_cols is no multiple of KERNELS_GROUP */
-    int acts[DTYPE_COUNT];             /* the form of activations that matmul reads, or 0 */
+    kernels_matmul_fn matmul_bf16_f32; /* BF16 in float32, where matmul may round activations */
+    kernels_matmul_fn matmul_i16;      /* BF16 packed as integers; NULL where that is not faster, and no matrix is */
     void (*acts_quantize_i8)(struct kernels_acts *acts, int token_begin, int token_end);
-    void (*acts_quantize_i16)(struct kernels_acts *acts, int token_begin, int token_end); /* NULL where no matmul reads it */
+    void (*acts_quantize_i16)(struct kernels_acts *acts, int token_begin, int token_end); /* NULL as matmul_i16 */
     void (*attn_partial)(const struct kernels_attn *attn, float *const *out, float *row_max, float *row_sum, void *scratch);
     void (*rmsnorm)(const float *x, const float *weight, int n, float eps, float *out);
     void (*add)(const float *x, int n, float *out);

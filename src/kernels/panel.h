@@ -1,11 +1,12 @@
 /*
- * The packed layout: what the bytes of one panel mean. One layout for every instruction set. Private to src/kernels.
+ * The packed layout: what the bytes of one panel mean. One layout for every instruction set, and one more for BF16.
+ * Private to src/kernels.
  *
  * A panel holds 16 rows. The unit of reading is 64 bytes that hold a few columns of all 16 rows:
  *   F32    [n_cols][16] floats
  *   F16    [n_cols][16] halves
- *   BF16   one F32 scale for each row [16] (panel_bf16_scale), then [n_cols / 2][16][2]: a 32-bit lane is one row, its low
- *          half the even column (as vdpbf16ps and pmaddwd read it)
+ *   BF16   64 bytes unused, then [n_cols / 2][16][2]: a 32-bit lane is one row, its low half the even column (as vdpbf16ps
+ *          reads it). As integers (is_i16): first F32 scales [16], then the weights times these, as int16 in the same places
  *   F8_E4M3 512 columns (fewer at the end): one F32 scale for each group of 32 columns [16], times 256, then [n_cols][16] bytes.
  *          The rows of a panel share their scales.
  * Block formats go by groups of 32 columns, seen as 8 quads of 4 columns. Nibbles of a group take 256 bytes,

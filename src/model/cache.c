@@ -55,7 +55,8 @@ static uint64_t shard_hash(const struct model *model) {
         const struct model_part *part = &model->parts[i];
         const int32_t fields[] = {(int32_t)part->tensor,        part->layer,     part->expert,    part->rows,   part->cols,
                                   part->row_begin,              part->n_rows,    part->col_begin, part->n_cols, (int32_t)part->dtype,
-                                  (int32_t)part->source->dtype, part->matrix == NULL};
+                                  (int32_t)part->source->dtype, part->matrix == NULL,
+                                  part->matrix != NULL && part->matrix->is_i16};
         hash = hash_xxh64(fields, sizeof fields, hash);
     }
     return hash;

@@ -266,7 +266,8 @@ int model_parts_place(struct model *model, struct err *err) {
         } else {
             kernels_matrix_init(part->matrix, part->dtype, part->n_rows, part->n_cols);
             part->matrix->data = at;
-            part->matrix->keeps_f32 = model->opts.keeps_f32;
+            if (model->opts.keeps_f32)
+                kernels_matrix_keep_f32(part->matrix);
         }
         at += model_part_bytes(part);
     }

@@ -59,8 +59,9 @@ struct rig_rank {
 
 /* Whether products with this dtype round activations to 16 bits on the CPU at hand: what a tolerance depends on. */
 static inline bool rig_rounds_i16(enum dtype dtype, bool keeps_f32) {
-    struct kernels_matrix matrix = {.dtype = dtype, .n_cols = KERNELS_GROUP, .keeps_f32 = keeps_f32};
-    return kernels_matrix_acts(&matrix) == KERNELS_ACTS_I16;
+    struct kernels_matrix matrix;
+    kernels_matrix_init(&matrix, dtype, 1, 256);
+    return matrix.is_i16 && !keeps_f32;
 }
 
 static inline int rig_piece(const struct rig *rig, const struct rig_seq *seq, int done) {

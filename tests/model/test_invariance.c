@@ -108,9 +108,9 @@ static void check_format(enum dtype dtype, bool is_mixture) {
     check_same("batched chunks of 200, 2 stages", rig);
     /*
      * A sum in another order can tip an activation into the next integer. One of 8 bits then moves a product by a few
-     * thousandths, one of 14 by a 64th of that.
+     * thousandths, one of 14 by a 64th of that; but either can send a mixture's token to another expert.
      */
-    double tolerance = dtype >= DTYPE_Q8_0 ? 0.05 : rig_rounds_i16(dtype, false) ? 1e-3 : 1e-4;
+    double tolerance = dtype >= DTYPE_Q8_0 ? 0.05 : !rig_rounds_i16(dtype, false) ? 1e-4 : is_mixture ? 2e-2 : 1e-3;
     rig = plain, rig.batched = true, rig.tp = 2;
     check_close(is_mixture ? "mixture, tp 2" : "dense, tp 2", rig, tolerance);
     if (is_mixture) {

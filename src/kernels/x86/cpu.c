@@ -28,7 +28,7 @@ void kernels_x86_fill(enum kernels_isa isa, struct kernels_ops *ops)
 {
     if (isa >= KERNELS_ISA_AVX2) {
         kernels_x86_fill_matmul_float_avx2(ops);
-        kernels_x86_fill_matmul_bf16_avx2(ops);
+        kernels_x86_fill_matmul_i16_avx2(ops);
         kernels_x86_fill_matmul_block_avx2(ops);
         kernels_x86_fill_matmul_q8_0_avx2(ops);
         kernels_x86_fill_vector_avx2(ops);

@@ -114,6 +114,6 @@ void kernels_x86_fill_matmul_float_avx512(struct kernels_ops *ops)
     ops->matmul[DTYPE_F32] = matmul_f32_avx512;
     ops->matmul[DTYPE_F16] = matmul_f16_avx512;
     ops->matmul[DTYPE_BF16] = ops->matmul_bf16_f32 = matmul_bf16_avx512;
-    ops->acts[DTYPE_BF16] = 0;
+    ops->matmul_i16 = NULL; /* floats are as fast here */
     ops->matmul[DTYPE_F8_E4M3] = matmul_f8_avx512;
 }

@@ -16,7 +16,7 @@ enum kernels_isa kernels_x86_detect(void);
 void kernels_x86_fill(enum kernels_isa isa, struct kernels_ops *ops);
 
 void kernels_x86_fill_matmul_float_avx2(struct kernels_ops *ops);
-void kernels_x86_fill_matmul_bf16_avx2(struct kernels_ops *ops);
+void kernels_x86_fill_matmul_i16_avx2(struct kernels_ops *ops);
 void kernels_x86_fill_matmul_block_avx2(struct kernels_ops *ops);
 void kernels_x86_fill_matmul_q8_0_avx2(struct kernels_ops *ops);
 void kernels_x86_fill_vector_avx2(struct kernels_ops *ops);

@@ -1,14 +1,12 @@
 /*
- * Products with BF16 weights for AVX2 and FMA, in 16-bit integers: pmaddwd multiplies twice as many numbers as a float
- * multiply-add does.
+ * Products with BF16 weights that were packed as 16-bit integers (matrix.h) for AVX2 and FMA: pmaddwd multiplies twice as
+ * many numbers as a float multiply-add does.
  *
- * The activations come as 14-bit integers with a scale for each group of 32 columns. A weight becomes one of 14 bits here:
- * times the power of two of its row (panel.h) it is rounded to an integer, which changes only weights below a 32nd of the
- * row's greatest, and those by no more than half of its 4096th. The products of a group are exact; the groups are added
- * in float, in order, as one chain for every output.
+ * Weights and activations have 14 bits, the latter a scale for each group of 32 columns, so that the products of a group
+ * are exact in 32 bits; the groups are added in float, in order, as one chain for every output.
  *
- * Few tokens: weights are converted in registers, a panel at a time, which calls for the next. More: a block of columns is
- * converted once, into L1, for all of them, up to four at a time.
+ * One token: four panels at a time, whose streams of addresses keep memory busy. Up to five: one panel, which calls for the
+ * next. More: a block of columns stays in L1 for all of them, up to four at a time.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -31,12 +29,11 @@ enum {
     CHUNK = 96 /* tokens whose sums stay in scratch */
 };
 
-struct scratch_bf16 {
-    int16_t weights[BLOCK_GROUPS][PAIRS][ROWS][2];
+struct scratch_i16 {
     float acc[CHUNK][ROWS];
 };
 
-_Static_assert(sizeof(struct scratch_bf16) <= KERNELS_SCRATCH_BYTES, "scratch");
+_Static_assert(sizeof(struct scratch_i16) <= KERNELS_SCRATCH_BYTES, "scratch");
 /* One activation and one weight of the greatest size in all places of a group. */
 _Static_assert((int64_t)GROUP * KERNELS_I16_MAX * KERNELS_I16_MAX <= INT32_MAX, "a group's products fit in 32 bits");
 
@@ -46,21 +43,10 @@ KERNELS_INLINE __m256 scales_load(const uint8_t *panel, int h)
     return _mm256_load_ps((const float *)panel + 8 * h);
 }
 
-/* Two columns of eight rows as integers. Next to 1.5 · 2^23 a float's last bit is 1: its low half is the integer. */
-KERNELS_INLINE __m256i pairs_convert(const uint8_t *pairs, __m256 scales)
-{
-    const __m256 ones = _mm256_set1_ps(0x1.8p23f);
-    __m256i both = _mm256_load_si256((const __m256i *)pairs);
-    __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
-    __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000u)));
-    even = _mm256_fmadd_ps(even, scales, ones);
-    odd = _mm256_fmadd_ps(odd, scales, ones);
-    return _mm256_blend_epi16(_mm256_slli_epi32(_mm256_castps_si256(odd), 16), _mm256_castps_si256(even), 0x55);
-}
-
 /* sums[t] += two columns of a panel times those of n tokens. x: of the first token. */
-KERNELS_INLINE void pairs_add(int n, __m256i w0, __m256i w1, const int16_t *x, size_t n_cols, __m256i sums[][2])
+KERNELS_INLINE void pairs_add(int n, const uint8_t *pairs, const int16_t *x, size_t n_cols, __m256i sums[][2])
 {
+    __m256i w0 = _mm256_load_si256((const __m256i *)pairs), w1 = _mm256_load_si256((const __m256i *)pairs + 1);
     KERNELS_UNROLL
     for (int t = 0; t < n; t++) {
         __m256i pair = _mm256_set1_epi32(word_load((const int8_t *)(x + (size_t)t * n_cols)));
@@ -80,7 +66,7 @@ KERNELS_INLINE void group_add(int n, __m256i sums[][2], const float *scales, siz
     }
 }
 
-/* What is in acc, for weights as integers, to its place in the output, for weights as they are. */
+/* What is in acc, for integers, to its place in the output, for the weights that they stand for. */
 KERNELS_INLINE void sums_finish(const struct kernels_matrix *matrix, int panel, const float (*acc)[ROWS], int n, float *out, size_t out_stride)
 {
     const uint8_t *data = matrix->data + (size_t)panel * matrix->panel_bytes;
@@ -92,64 +78,59 @@ KERNELS_INLINE void sums_finish(const struct kernels_matrix *matrix, int panel, 
     }
 }
 
-/* One panel for n tokens, a constant where this is inlined. */
-KERNELS_INLINE void few(int n, const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts, float *out, size_t out_stride)
+/* n_panels neighbouring panels for n tokens: constants where this is inlined. A panel alone calls for the next. */
+KERNELS_INLINE void few(int n_panels, int n, const struct kernels_matrix *matrix, int first_panel, const struct kernels_acts *acts, float *out,
+                        size_t out_stride)
 {
     enum { STEP = 2 /* pairs */ };
-    const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes, *pairs = panel + PANEL_BF16_HEAD;
+    const uint8_t *panel = matrix->data + (size_t)first_panel * matrix->panel_bytes;
     size_t n_cols = (size_t)matrix->n_cols, n_groups = n_cols / GROUP;
-    _Alignas(32) float acc[FEW][ROWS] = {{0}};
-    __m256 scales[2] = {scales_load(panel, 0), scales_load(panel, 1)};
-    struct ahead ahead = {panel + matrix->panel_bytes, p + 1 < matrix->n_panels ? STEP * 64 : 0};
-    for (size_t g = 0; g < n_groups; g++, pairs += GROUP_BYTES) {
-        __m256i sums[FEW][2];
-        for (int t = 0; t < n; t++)
-            sums[t][0] = sums[t][1] = _mm256_setzero_si256();
-        KERNELS_UNROLL
-        for (int i = 0; i < PAIRS; i++) {
-            if (i % STEP == 0)
-                ahead_prefetch(&ahead, false);
-            pairs_add(n, pairs_convert(pairs + i * 64, scales[0]), pairs_convert(pairs + i * 64 + 32, scales[1]),
-                      acts->wide + g * GROUP + (size_t)i * 2, n_cols, sums);
+    _Alignas(32) float acc[4][FEW][ROWS] = {{{0}}};
+    struct ahead ahead = {panel + matrix->panel_bytes, n_panels == 1 && first_panel + 1 < matrix->n_panels ? STEP * 64 : 0};
+    for (size_t g = 0; g < n_groups; g++) {
+        for (int p = 0; p < n_panels; p++) {
+            const uint8_t *pairs = panel + (size_t)p * matrix->panel_bytes + PANEL_BF16_HEAD + g * GROUP_BYTES;
+            __m256i sums[FEW][2];
+            for (int t = 0; t < n; t++)
+                sums[t][0] = sums[t][1] = _mm256_setzero_si256();
+            KERNELS_UNROLL
+            for (int i = 0; i < PAIRS; i++) {
+                if (i % STEP == 0)
+                    ahead_prefetch(&ahead, false);
+                pairs_add(n, pairs + i * 64, acts->wide + g * GROUP + (size_t)i * 2, n_cols, sums);
+            }
+            group_add(n, sums, acts->wide_scales + g, n_groups, acc[p]);
         }
-        group_add(n, sums, acts->wide_scales + g, n_groups, acc);
     }
-    sums_finish(matrix, p, acc, n, out, out_stride);
+    for (int p = 0; p < n_panels; p++)
+        sums_finish(matrix, first_panel + p, (const float(*)[ROWS])acc[p], n, out, out_stride);
 }
 
-/* acc[n] += n_groups converted groups of columns times those of n tokens. x, scales: of the first token and group. */
-KERNELS_INLINE void tile(int n, const struct scratch_bf16 *scratch, size_t n_groups, const int16_t *x, size_t x_cols, const float *scales,
+/* acc[n] += n_groups groups of columns times those of n tokens. x, scales: of the first token and group. */
+KERNELS_INLINE void tile(int n, const uint8_t *pairs, size_t n_groups, const int16_t *x, size_t x_cols, const float *scales,
                          float (*acc)[ROWS], struct ahead ahead)
 {
-    for (size_t g = 0; g < n_groups; g++) {
+    for (size_t g = 0; g < n_groups; g++, pairs += GROUP_BYTES) {
         __m256i sums[TILE][2];
         ahead_prefetch(&ahead, false);
         for (int t = 0; t < n; t++)
             sums[t][0] = sums[t][1] = _mm256_setzero_si256();
         KERNELS_UNROLL
-        for (int i = 0; i < PAIRS; i++) {
-            const __m256i *weights = (const __m256i *)scratch->weights[g][i];
-            pairs_add(n, _mm256_load_si256(weights), _mm256_load_si256(weights + 1), x + g * GROUP + (size_t)i * 2, x_cols, sums);
-        }
+        for (int i = 0; i < PAIRS; i++)
+            pairs_add(n, pairs + i * 64, x + g * GROUP + (size_t)i * 2, x_cols, sums);
         group_add(n, sums, scales + g, x_cols / GROUP, acc);
     }
 }
 
 /* One panel for tokens [token, token + n_tokens), CHUNK at most. The tiles of a block call for the next, each for its share. */
 KERNELS_INLINE void many(const struct kernels_matrix *matrix, int p, const struct kernels_acts *acts, size_t token, int n_tokens, float *out,
-                         size_t out_stride, struct scratch_bf16 *scratch)
+                         size_t out_stride, struct scratch_i16 *scratch)
 {
     const uint8_t *panel = matrix->data + (size_t)p * matrix->panel_bytes, *pairs = panel + PANEL_BF16_HEAD;
     size_t n_cols = (size_t)matrix->n_cols, n_groups = n_cols / GROUP;
-    __m256 scales[2] = {scales_load(panel, 0), scales_load(panel, 1)};
     memset(scratch->acc, 0, (size_t)n_tokens * sizeof scratch->acc[0]);
     for (size_t begin = 0, end; begin < n_groups; begin = end) {
         end = begin + BLOCK_GROUPS < n_groups ? begin + BLOCK_GROUPS : n_groups;
-        __m256i *converted = (__m256i *)scratch->weights;
-        for (size_t i = begin * PAIRS; i < end * PAIRS; i++) {
-            _mm256_store_si256(converted++, pairs_convert(pairs + i * 64, scales[0]));
-            _mm256_store_si256(converted++, pairs_convert(pairs + i * 64 + 32, scales[1]));
-        }
         bool has_next = end < n_groups || p + 1 < matrix->n_panels;
         for (int t = 0, n; t < n_tokens; t += n) {
             int left = n_tokens - t, n_tiles = (left + TILE - 1) / TILE;
@@ -159,37 +140,40 @@ KERNELS_INLINE void many(const struct kernels_matrix *matrix, int p, const struc
             const int16_t *x = acts->wide + (token + (size_t)t) * n_cols + begin * GROUP;
             const float *x_scales = acts->wide_scales + (token + (size_t)t) * n_groups + begin;
             switch (n) {
-            case 4: tile(4, scratch, end - begin, x, n_cols, x_scales, scratch->acc + t, ahead); break;
-            case 3: tile(3, scratch, end - begin, x, n_cols, x_scales, scratch->acc + t, ahead); break;
-            case 2: tile(2, scratch, end - begin, x, n_cols, x_scales, scratch->acc + t, ahead); break;
-            default: tile(1, scratch, end - begin, x, n_cols, x_scales, scratch->acc + t, ahead); break;
+            case 4: tile(4, pairs + begin * GROUP_BYTES, end - begin, x, n_cols, x_scales, scratch->acc + t, ahead); break;
+            case 3: tile(3, pairs + begin * GROUP_BYTES, end - begin, x, n_cols, x_scales, scratch->acc + t, ahead); break;
+            case 2: tile(2, pairs + begin * GROUP_BYTES, end - begin, x, n_cols, x_scales, scratch->acc + t, ahead); break;
+            default: tile(1, pairs + begin * GROUP_BYTES, end - begin, x, n_cols, x_scales, scratch->acc + t, ahead); break;
             }
         }
     }
     sums_finish(matrix, p, (const float(*)[ROWS])scratch->acc, n_tokens, out + token * out_stride, out_stride);
 }
 
-static void matmul_bf16_avx2(const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out, int out_stride,
+static void matmul_i16_avx2(const struct kernels_matrix *matrix, const struct kernels_acts *acts, int n_tokens, float *out, int out_stride,
                              int panel_begin, int panel_end, void *scratch)
 {
     size_t out_cols = (size_t)out_stride;
+    int p = panel_begin;
     switch (n_tokens) {
-#define FEW_CASE(n)                                                                                                                    \
+#define FEW_CASE(n, n_panels)                                                                                                          \
     case n:                                                                                                                            \
-        for (int p = panel_begin; p < panel_end; p++)                                                                                  \
-            few(n, matrix, p, acts, out, out_cols);                                                                                    \
+        for (; p + (n_panels) <= panel_end; p += (n_panels))                                                                           \
+            few(n_panels, n, matrix, p, acts, out, out_cols);                                                                          \
+        for (; p < panel_end; p++)                                                                                                     \
+            few(1, n, matrix, p, acts, out, out_cols);                                                                                 \
         return
-        FEW_CASE(1);
-        FEW_CASE(2);
-        FEW_CASE(3);
-        FEW_CASE(4);
-        FEW_CASE(5);
+        FEW_CASE(1, 4);
+        FEW_CASE(2, 1);
+        FEW_CASE(3, 1);
+        FEW_CASE(4, 1);
+        FEW_CASE(5, 1);
 #undef FEW_CASE
     default: break;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
         int n = n_tokens - t < CHUNK ? n_tokens - t : CHUNK;
-        for (int p = panel_begin; p < panel_end; p++)
+        for (p = panel_begin; p < panel_end; p++)
             many(matrix, p, acts, (size_t)t, n, out, out_cols, scratch);
     }
 }
@@ -224,9 +208,8 @@ static void acts_quantize_i16_avx2(struct kernels_acts *acts, int token_begin, i
     }
 }
 
-void kernels_x86_fill_matmul_bf16_avx2(struct kernels_ops *ops)
+void kernels_x86_fill_matmul_i16_avx2(struct kernels_ops *ops)
 {
-    ops->matmul[DTYPE_BF16] = matmul_bf16_avx2;
-    ops->acts[DTYPE_BF16] = KERNELS_ACTS_I16;
+    ops->matmul_i16 = matmul_i16_avx2;
     ops->acts_quantize_i16 = acts_quantize_i16_avx2;
 }
