@@ -11,7 +11,7 @@ static const struct options_entry model_entries[] = {
     {"download-dir", NULL, OPTIONS_STR, AT(download_dir), NULL, "DIR", 0, 0, "Cache folder for downloads instead of the usual one"},
     {"weights-cache", NULL, OPTIONS_STR, AT(weights_cache), NULL, "DIR", 0, 0, "Local folder on each node for packed weights: the next start with the same split reads them as they are"},
     {"load-format", NULL, OPTIONS_CHOICE, AT(load_format), "auto", "auto,safetensors,gguf,dummy", 0, 0, "dummy makes random weights of the true geometry"},
-    {"dtype", NULL, OPTIONS_CHOICE, AT(dtype), "auto", "auto,bfloat16,float32,float,half,float16", 0, 0, "float32 keeps the KV cache, and activations next to BF16 weights, in float32; weights stay as the checkpoint has them"},
+    {"dtype", NULL, OPTIONS_CHOICE, AT(dtype), "auto", "auto,bfloat16,float32,float,half,float16", 0, 0, "float32: KV cache and activations in float32, BF16 weights as the checkpoint has them; else whatever of BF16 or 16-bit integers this CPU multiplies faster"},
     {"quantization", "-q", OPTIONS_STR, AT(quantization), NULL, "METHOD", 0, 0, "int8 or int4 quantise float weights on load; gptq, fp8 and gguf are read from the checkpoint"},
     {"kv-cache-dtype", NULL, OPTIONS_CHOICE, AT(kv_cache_dtype), "auto", "auto,bfloat16,float32,int8", 0, 0, "Format of the KV cache; int8: 8 bits with a scale for each token and head, half of bfloat16's memory"},
     {"max-model-len", NULL, OPTIONS_INT, AT(max_model_len), "0", "N", 0, 1 << 20, "Longest sequence, prompt and output; 0: as the model says"},

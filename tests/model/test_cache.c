@@ -77,6 +77,7 @@ static int empty_folder(void **state) {
 struct load {
     const char *folder, *fingerprint; /* NULL: the usual */
     int tp, pp, rank;
+    bool keeps_f32;
     const atomic_int *cancel;
     /* What came of it. */
     int rc;
@@ -93,7 +94,7 @@ static void run(struct load *load) {
     struct model_cache cache = {.folder = load->folder != NULL ? load->folder : folder,
                                 .fingerprint = load->fingerprint != NULL ? load->fingerprint : fingerprint};
     struct model_opts opts = {
-        .team = team, .kv_dtype = DTYPE_BF16, .block_size = 16, .max_step_tokens = 8, .max_step_seqs = 2, .max_context = 64};
+        .team = team, .kv_dtype = DTYPE_BF16, .keeps_f32 = load->keeps_f32, .block_size = 16, .max_step_tokens = 8, .max_step_seqs = 2, .max_context = 64};
     int tp = load->tp > 0 ? load->tp : 1, pp = load->pp > 0 ? load->pp : 1;
     assert_int_equal(model_config_load(MODEL, store, NULL, &config, &err), 0);
     assert_int_equal(model_split_compute(&config, tp, pp, false, NULL, load->rank, &split, &err), 0);
@@ -153,6 +154,24 @@ static void test_second_start_reads_nothing(void **state) {
         }
         assert_int_equal(weights_store_bytes_read(store), before);
     }
+}
+
+/* BF16 weights as they are are not taken for integers, nor the other way. */
+static void test_other_packing(void **state) {
+    (void)state;
+    struct kernels_matrix matrix;
+    kernels_matrix_init(&matrix, DTYPE_BF16, 1, KERNELS_GROUP);
+    struct load first[2];
+    for (int i = 0; i < 4; i++) {
+        struct load load = {.keeps_f32 = i % 2 == 1};
+        run(&load);
+        assert_int_equal(load.rc, 0);
+        assert_int_equal(load.read_bytes > 0, i == 0 || (i == 1 && matrix.is_i16));
+        if (i < 2)
+            first[i] = load;
+        assert_true(load.hash == first[i % 2].hash);
+    }
+    assert_int_equal(first[0].hash != first[1].hash, matrix.is_i16);
 }
 
 /* A file's bytes in memory, to be changed and put back. */
@@ -348,6 +367,7 @@ static void test_cancelled(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_second_start_reads_nothing, empty_folder),
+        cmocka_unit_test_teardown(test_other_packing, empty_folder),
         cmocka_unit_test_teardown(test_damage, empty_folder),
         cmocka_unit_test_teardown(test_another_layout, empty_folder),
         cmocka_unit_test_teardown(test_a_foreign_file, empty_folder),
