@@ -29,8 +29,7 @@ void model_silu_columns(struct model *model, const struct kernels_matrix *down, 
     for (int row = row_begin; row < row_end; row++) {
         size_t at = (size_t)row * (size_t)n_cols + (size_t)col_begin;
         kernels_silu_mul(b->gate + at, b->up + at, col_end - col_begin, b->gate + at);
-        if (kernels_matrix_acts(down) != 0)
-            kernels_acts_quantize_columns(&b->ffn_acts, kernels_matrix_acts(down), row, col_begin, col_end);
+        kernels_acts_quantize_columns(&b->ffn_acts, kernels_matrix_acts(down), row, col_begin, col_end);
     }
 }
 
@@ -81,8 +80,7 @@ static void norm_tokens(struct model *model, const float *weight, bool adds, int
             kernels_add(b->sum + at, hidden, b->x + at);
         kernels_rmsnorm(b->x + at, weight, hidden, model->config.rms_eps, b->normed + at);
     }
-    if (begin < end)
-        kernels_acts_quantize(&b->hidden_acts, forms, begin, end);
+    kernels_acts_quantize(&b->hidden_acts, forms, begin, end);
     team_barrier(model->opts.team);
 }
 
@@ -165,8 +163,7 @@ static void attend(struct model *model, const struct model_layer *layer, int num
         /* Groups of activations span heads: they can only be scaled when all heads are there. */
         int begin, end;
         team_share(model->opts.team, thread, model->step->n_tokens, &begin, &end);
-        if (begin < end)
-            kernels_acts_quantize(&b->attn_acts, kernels_matrix_acts(&layer->o), begin, end);
+        kernels_acts_quantize(&b->attn_acts, kernels_matrix_acts(&layer->o), begin, end);
         team_barrier(model->opts.team);
     }
     product(model, &layer->o, &b->attn_acts, model->step->n_tokens, b->sum, model->config.hidden, thread);
@@ -239,8 +236,7 @@ static void leave(struct model *model, int thread) {
         kernels_add(b->sum + at, hidden, b->x + at);
         kernels_rmsnorm(b->x + at, model->final_norm, hidden, model->config.rms_eps, b->normed + (size_t)i * (size_t)hidden);
     }
-    if (begin < end)
-        kernels_acts_quantize(&b->hidden_acts, kernels_matrix_acts(&model->head), begin, end);
+    kernels_acts_quantize(&b->hidden_acts, kernels_matrix_acts(&model->head), begin, end);
     team_barrier(model->opts.team);
     product(model, &model->head, &b->hidden_acts, model->n_logits, model->logits, model->split.vocab_len, thread);
 }

@@ -59,7 +59,7 @@ KERNELS_INLINE void column_add(enum dtype dtype, int n_panels, int n, const uint
 }
 
 /* n_panels neighbouring panels for n tokens; both are constants where this is inlined. */
-KERNELS_INLINE void few(enum dtype dtype, int n_panels, int n, const struct kernels_matrix *matrix, int first_panel, const float *x,
+KERNELS_INLINE void few(int n_panels, int n, enum dtype dtype, const struct kernels_matrix *matrix, int first_panel, const float *x,
                         size_t stride, float *out, size_t out_stride)
 {
     const size_t panel_bytes = matrix->panel_bytes;
@@ -156,19 +156,11 @@ KERNELS_INLINE void matmul(enum dtype dtype, const struct kernels_matrix *matrix
     size_t stride = (size_t)acts->stride_cols, out_cols = (size_t)out_stride;
     int p = panel_begin;
     switch (n_tokens) {
-#define FEW_CASE(n, n_panels)                                                                                                          \
-    case n:                                                                                                                            \
-        for (; p + (n_panels) <= panel_end; p += (n_panels))                                                                           \
-            few(dtype, n_panels, n, matrix, p, x, stride, out, out_cols);                                                              \
-        for (; p < panel_end; p++)                                                                                                     \
-            few(dtype, 1, n, matrix, p, x, stride, out, out_cols);                                                                     \
-        return
-        FEW_CASE(1, 4);
-        FEW_CASE(2, 2);
-        FEW_CASE(3, 1);
-        FEW_CASE(4, 1);
-        FEW_CASE(5, 1);
-#undef FEW_CASE
+        PANELS_CASE(few, p, panel_end, 1, 4, dtype, matrix, p, x, stride, out, out_cols);
+        PANELS_CASE(few, p, panel_end, 2, 2, dtype, matrix, p, x, stride, out, out_cols);
+        PANELS_CASE(few, p, panel_end, 3, 1, dtype, matrix, p, x, stride, out, out_cols);
+        PANELS_CASE(few, p, panel_end, 4, 1, dtype, matrix, p, x, stride, out, out_cols);
+        PANELS_CASE(few, p, panel_end, 5, 1, dtype, matrix, p, x, stride, out, out_cols);
     default: break;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {

@@ -8,7 +8,6 @@
  * One token: four panels at a time, whose streams of addresses keep memory busy. Up to five: one panel, which calls for the
  * next. More: a block of columns stays in L1 for all of them, up to four at a time.
  */
-#include <math.h>
 #include <stdbool.h>
 
 #include "kernels/ops.h"
@@ -156,19 +155,11 @@ static void matmul_i16_avx2(const struct kernels_matrix *matrix, const struct ke
     size_t out_cols = (size_t)out_stride;
     int p = panel_begin;
     switch (n_tokens) {
-#define FEW_CASE(n, n_panels)                                                                                                          \
-    case n:                                                                                                                            \
-        for (; p + (n_panels) <= panel_end; p += (n_panels))                                                                           \
-            few(n_panels, n, matrix, p, acts, out, out_cols);                                                                          \
-        for (; p < panel_end; p++)                                                                                                     \
-            few(1, n, matrix, p, acts, out, out_cols);                                                                                 \
-        return
-        FEW_CASE(1, 4);
-        FEW_CASE(2, 1);
-        FEW_CASE(3, 1);
-        FEW_CASE(4, 1);
-        FEW_CASE(5, 1);
-#undef FEW_CASE
+        PANELS_CASE(few, p, panel_end, 1, 4, matrix, p, acts, out, out_cols);
+        PANELS_CASE(few, p, panel_end, 2, 1, matrix, p, acts, out, out_cols);
+        PANELS_CASE(few, p, panel_end, 3, 1, matrix, p, acts, out, out_cols);
+        PANELS_CASE(few, p, panel_end, 4, 1, matrix, p, acts, out, out_cols);
+        PANELS_CASE(few, p, panel_end, 5, 1, matrix, p, acts, out, out_cols);
     default: break;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
@@ -178,22 +169,20 @@ static void matmul_i16_avx2(const struct kernels_matrix *matrix, const struct ke
     }
 }
 
-/* One group of 32; the rules for tiny, infinite and missing values are those of the int8 form. */
+/* One group of 32. */
 KERNELS_INLINE void group_quantize(const float *x, int16_t *wide, float *scale)
 {
-    float greatest = group_greatest(x);
-    if (!isfinite(greatest) || !(greatest > 1e-30f)) {
+    float inverse_scale;
+    if (!group_scale(x, KERNELS_I16_MAX, scale, &inverse_scale)) {
         memset(wide, 0, GROUP * sizeof *wide);
-        *scale = isfinite(greatest) ? 0 : NAN;
         return;
     }
-    __m256 inverse = _mm256_set1_ps(KERNELS_I16_MAX / greatest);
+    __m256 inverse = _mm256_set1_ps(inverse_scale);
     for (int i = 0; i < GROUP; i += 16) {
         __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), inverse));
         __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), inverse));
         _mm256_storeu_si256((__m256i *)(wide + i), _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8));
     }
-    *scale = greatest / KERNELS_I16_MAX;
 }
 
 static void acts_quantize_i16_avx2(struct kernels_acts *acts, int token_begin, int token_end)

@@ -174,17 +174,10 @@ static void matmul_q8_0_avx2(const struct kernels_matrix *matrix, const struct k
 {
     size_t out_cols = (size_t)out_stride;
     int p = panel_begin;
-    if (n_tokens == 1) {
-        for (; p + 4 <= panel_end; p += 4)
-            few(4, 1, matrix, p, acts, out, out_cols);
-        for (; p < panel_end; p++)
-            few(1, 1, matrix, p, acts, out, out_cols);
-        return;
-    }
-    if (n_tokens == FEW_TOKENS) {
-        for (; p < panel_end; p++)
-            few(1, FEW_TOKENS, matrix, p, acts, out, out_cols);
-        return;
+    switch (n_tokens) {
+        PANELS_CASE(few, p, panel_end, 1, 4, matrix, p, acts, out, out_cols);
+        PANELS_CASE(few, p, panel_end, FEW_TOKENS, 1, matrix, p, acts, out, out_cols);
+    default: break;
     }
     for (int t = 0; t < n_tokens; t += CHUNK) {
         int n = n_tokens - t < CHUNK ? n_tokens - t : CHUNK;

@@ -196,19 +196,18 @@ KERNELS_INLINE void halves_sum(__m256i bytes, int32_t ret[2])
     ret[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(quads, 1));
 }
 
-/* One group of 32; the rules for tiny, infinite and missing values are those of the plain C version. */
+/* One group of 32. */
 KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, float *scale, int32_t sums[2], int32_t *start)
 {
-    float greatest = group_greatest(x);
-    if (!isfinite(greatest) || !(greatest > 1e-30f)) {
+    float inverse_scale;
+    if (!group_scale(x, 127, scale, &inverse_scale)) {
         memset(q, 0, KERNELS_GROUP);
         memset(split, 0, 2 * KERNELS_GROUP);
-        *scale = isfinite(greatest) ? 0 : NAN;
         sums[0] = sums[1] = 0;
         *start = KERNELS_ACTS_START;
         return;
     }
-    __m256 inverse = _mm256_set1_ps(127.0f / greatest);
+    __m256 inverse = _mm256_set1_ps(inverse_scale);
     __m256i words[4];
     for (int j = 0; j < 4; j++)
         words[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + j * LANES), inverse));
@@ -223,7 +222,6 @@ KERNELS_INLINE void group_quantize(const float *x, int8_t *q, uint8_t *split, fl
     int32_t negatives[2];
     halves_sum(_mm256_and_si256(bytes, masks), negatives);
     *start = KERNELS_ACTS_START - (negatives[0] + negatives[1]);
-    *scale = greatest / 127.0f;
 }
 
 static void acts_quantize_i8_avx2(struct kernels_acts *acts, int token_begin, int token_end)
