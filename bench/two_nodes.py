@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Decode on one node of one core, and on two such nodes over a veth link: one sequence with --tensor-parallel-size 2, or many at once with
---pipeline-parallel-size 2. Since both nodes of one machine share its memory bus, a third figure is that of one node with a thread on each
-core. All three servers stay up and are asked in turn. The last line tells the rate of each at its best: what else a machine does only ever
-adds time, so that the shortest times are nearest to what a quiet one takes. Needs root (network namespaces) and two cores."""
+--pipeline-parallel-size 2. Two cores of one machine share its memory bus, its clock and, where it is rented, the attention of its host: so
+two more figures are those of one node with a thread on each core, and of two nodes that serve apart, each on its own, at the same time.
+Half of the latter is what one node does while its neighbour is as busy, as both are when they serve together. All servers stay up and are
+asked in turn. The last line tells the rate of each at its best: what else a machine does only ever adds time, so that the shortest times
+are nearest to what a quiet one takes. Needs root (network namespaces) and two cores."""
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -18,6 +21,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" 
 import hosts as namespaces  # noqa: E402
 
 SHORT = 8  # tokens
+SETUPS = {  # name: its servers, as (host, port)
+    "one node": [(0, 8000)],
+    "two together": [(0, 8001)],
+    "two threads": [(0, 8002)],
+    "two apart": [(0, 8000), (1, 8003)],
+}
 
 
 def ask_all(port, n_streams, n_tokens):
@@ -68,14 +77,26 @@ def wait_ready(host, port, process):
     raise SystemExit("the server is not ready after 60 s:\n" + process.output())
 
 
+def ask_setup(hosts, servers, n_streams, n_tokens):
+    """ask_all of servers that are asked at the same time."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda server: hosts[server[0]].call(ask_all, server[1], n_streams, n_tokens), servers))
+
+
 def decode_rate(args, short_s, long_s):
-    """Tokens per second of decode: long answers less short ones, so that prompts and connections do not count."""
-    return args.streams * args.tokens / (long_s - short_s)
+    """Tokens per second of decode, of all servers: long answers less short ones, so that prompts and connections do not count."""
+    return sum(args.streams * args.tokens / (long - short) for short, long in zip(short_s, long_s))
 
 
-def show(title, rates, ratios):
-    texts = [f" {rate:.1f} tok/s" for rate in rates] if rates else [""] * len(ratios)
-    print(f"{title}one core{texts[0]}, two nodes{texts[1]} ({ratios[1]:.2f} x), two threads{texts[2]} ({ratios[2]:.2f} x)", flush=True)
+def relative(rates):
+    """To one node, and last: two that serve together to one whose neighbour is as busy."""
+    ratios = {name: rate / rates["one node"] for name, rate in rates.items()}
+    return ratios | {"two together, of one beside a busy one": 2 * rates["two together"] / rates["two apart"]}
+
+
+def show(title, ratios, rates={}):
+    texts = [f"{name} {rates[name]:.1f} tok/s ({ratio:.2f} x)" if name in rates else f"{name} {ratio:.2f} x" for name, ratio in ratios.items()]
+    print(title + ", ".join(texts), flush=True)
 
 
 def main():
@@ -89,28 +110,28 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as logs, namespaces.Hosts(2, logs) as hosts:
         split = [f"-{args.split}", "2", "--nnodes", "2", "--master-addr", hosts[0].ip, "--node-rank"]
-        servers = {  # by port
-            8000: serve(args, hosts[0], 8000, "0", 1),
-            8001: serve(args, hosts[0], 8001, "0", 1, *split, "0"),
-            8002: serve(args, hosts[0], 8002, "0,1", 2),
+        processes = {
+            (0, 8000): serve(args, hosts[0], 8000, "0", 1),
+            (0, 8001): serve(args, hosts[0], 8001, "0", 1, *split, "0"),
+            (0, 8002): serve(args, hosts[0], 8002, "0,1", 2),
+            (1, 8003): serve(args, hosts[1], 8003, "1", 1),
         }
         serve(args, hosts[1], 8001, "1", 1, *split, "1", "--headless")
-        for port, process in servers.items():
-            wait_ready(hosts[0], port, process)
-            hosts[0].call(ask_all, port, args.streams, SHORT)
-        best = {port: [float("inf")] * 2 for port in servers}
-        ratios = []
+        for (host, port), process in processes.items():
+            wait_ready(hosts[host], port, process)
+            hosts[host].call(ask_all, port, args.streams, SHORT)
+        best, rounds = {}, []
         for _ in range(args.rounds):
-            rates = []
-            for port in servers:
-                times = [hosts[0].call(ask_all, port, args.streams, n) for n in (SHORT, SHORT + args.tokens)]
-                best[port] = [min(pair) for pair in zip(best[port], times)]
-                rates.append(decode_rate(args, *times))
-            ratios.append([rate / rates[0] for rate in rates])
-            show("", rates, ratios[-1])
-    show("medians of the ratios: ", None, [statistics.median(column) for column in zip(*ratios)])
-    rates = [decode_rate(args, *times) for times in best.values()]
-    show("at their best: ", rates, [rate / rates[0] for rate in rates])
+            rates = {}
+            for name, servers in SETUPS.items():
+                times = [ask_setup(hosts, servers, args.streams, n) for n in (SHORT, SHORT + args.tokens)]
+                rates[name] = decode_rate(args, *times)
+                best[name] = [list(map(min, *pair)) for pair in zip(best.get(name, times), times)]
+            rounds.append(relative(rates))
+            show("", rounds[-1], rates)
+    show("medians of the ratios: ", {name: statistics.median(ratios[name] for ratios in rounds) for name in rounds[0]})
+    rates = {name: decode_rate(args, *times) for name, times in best.items()}
+    show("at their best: ", relative(rates), rates)
 
 
 main()

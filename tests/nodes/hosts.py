@@ -23,14 +23,16 @@ import urllib.request
 PR_SET_PDEATHSIG = 1
 CLONE_NEWNET = 0x40000000
 INIT = r"""
-import os, signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+import os, signal
+signals = {signal.SIGCHLD, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 print("ready", flush=True)
-while True:  # PID 1 of its namespace: it must bury whoever is orphaned
+while signal.sigwait(signals) != signal.SIGTERM:  # PID 1 of its namespace: it must bury whoever is orphaned
     try:
-        os.waitpid(-1, 0)
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
     except ChildProcessError:
-        time.sleep(0.02)
+        pass
 """
 
 
