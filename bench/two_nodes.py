@@ -105,7 +105,7 @@ def relative(rates):
     return ratios | {"two together, of one beside a busy one": 2 * rates["two together"] / rates["two apart"]}
 
 
-def show(title, ratios, rates={}):
+def show(title, ratios, rates=()):
     texts = [f"{name} {rates[name]:.1f} tok/s ({ratio:.2f} x)" if name in rates else f"{name} {ratio:.2f} x" for name, ratio in ratios.items()]
     print(title + ", ".join(texts), flush=True)
 
