@@ -63,6 +63,8 @@ def decode_rate(port, n_streams, seconds):
     n_begin, begin_s = count(), time.monotonic()
     time.sleep(seconds)
     n_end, end_s = count(), time.monotonic()
+    if metric(port, "vllm:num_requests_running") != n_streams:
+        raise SystemExit("an answer ended while it was measured: fewer --seconds are needed")
     for connection in connections:
         connection.close()
     wait_until(lambda: metric(port, "vllm:num_requests_running") == 0)
